@@ -1,0 +1,15 @@
+"""What all tests share: JAX refuses silent broadcasting, and hypothesis is given time.
+
+Where `CI` is set, hypothesis draws the same examples on every run.
+"""
+
+import os
+
+import jax
+from hypothesis import settings
+
+jax.config.update("jax_numpy_rank_promotion", "raise")
+
+settings.register_profile("local", deadline=None)
+settings.register_profile("ci", deadline=None, derandomize=True)
+settings.load_profile("ci" if os.environ.get("CI") else "local")

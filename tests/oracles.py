@@ -1,0 +1,103 @@
+"""Closed-form truth in NumPy float64, written from the paper's formulas and not from our code.
+
+Everything is in the textbook's alpha_bar, with SNR = abar / (1 - abar), so that it shares neither
+parametrisation nor arithmetic with what it judges. Equation and table numbers are those of arXiv
+2305.08891.
+"""
+
+from fractions import Fraction
+from typing import Any
+
+import numpy as np
+
+
+def table_1_betas(name: str, T: int = 1000) -> np.ndarray:
+    """beta_1..beta_T of Table 1; the cosine row over t/T, which is where its numbers come from."""
+    if name == "cosine":
+        abar = cosine_alphas_cumprod(T)
+        return np.minimum(1 - abar[1:] / abar[:-1], 0.999)
+    i = (np.arange(1, T + 1) - 1) / (T - 1)
+    if name == "linear":
+        return 0.0001 * (1 - i) + 0.02 * i
+    return (np.sqrt(0.00085) * (1 - i) + np.sqrt(0.012) * i) ** 2
+
+
+def cosine_alphas_cumprod(T: int = 1000) -> np.ndarray:
+    """f(t) / f(0), unclipped, for t = 0..T."""
+    f = np.cos((np.arange(T + 1) / T + 0.008) / 1.008 * np.pi / 2) ** 2
+    return f / f[0]
+
+
+def algorithm_1(betas: np.ndarray) -> np.ndarray:
+    """The paper's Algorithm 1: betas in, betas with zero terminal SNR out."""
+    abar_sqrt = np.sqrt(np.cumprod(1 - betas))
+    first, last = abar_sqrt[0], abar_sqrt[-1]
+    abar_sqrt = abar_sqrt - last
+    abar_sqrt = abar_sqrt * first / (first - last)
+    abar = abar_sqrt**2
+    alphas = np.concatenate([abar[:1], abar[1:] / abar[:-1]])
+    return 1 - alphas
+
+
+def alphas_cumprod(name: str, zero_terminal_snr: bool, T: int = 1000) -> np.ndarray:
+    """alpha_bar_1..alpha_bar_T of a schedule of Table 1, flawed or mended."""
+    if name == "cosine" and zero_terminal_snr:
+        return np.append(cosine_alphas_cumprod(T)[1:-1], 0.0)
+    betas = table_1_betas(name, T)
+    return np.cumprod(1 - (algorithm_1(betas) if zero_terminal_snr else betas))
+
+
+def table_2(spacing: str, T: int, S: int) -> list[int]:
+    """The rows of Table 2 in exact rational arithmetic, ties to even, noisiest first.
+
+    `leading` is cut to S entries, where the printed arange has more.
+    """
+    if spacing == "leading":
+        return [1 + k * (T // S) for k in range(S)][::-1]
+    if spacing == "trailing":
+        return [round(Fraction(T) - k * Fraction(T, S)) for k in range(S)]
+    if S == 1:
+        return [T]
+    return [round(1 + k * Fraction(T - 1, S - 1)) for k in range(S)][::-1]
+
+
+def noised(x0: Any, eps: Any, abar: Any) -> Any:
+    """x_t (Eq. 2)."""
+    return np.sqrt(abar) * x0 + np.sqrt(1 - abar) * eps
+
+
+def v_from(x0: Any, eps: Any, abar: Any) -> Any:
+    """v (Eq. 11)."""
+    return np.sqrt(abar) * eps - np.sqrt(1 - abar) * x0
+
+
+def x0_eps_from_v(v: Any, x_t: Any, abar: Any) -> tuple[Any, Any]:
+    """x0 and eps from v (Eqs. 19 and 17)."""
+    return np.sqrt(abar) * x_t - np.sqrt(1 - abar) * v, np.sqrt(abar) * v + np.sqrt(1 - abar) * x_t
+
+
+def guided(cond: np.ndarray, uncond: np.ndarray, scale: float, rescale: float) -> np.ndarray:
+    """Algorithm 2 for one example, with the n - 1 of torch.std."""
+    cond, uncond = np.float64(cond), np.float64(uncond)
+    cfg = uncond + scale * (cond - uncond)
+    rescaled = cfg * (cond.std(ddof=1) / cfg.std(ddof=1))
+    return rescale * rescaled + (1 - rescale) * cfg
+
+
+def gaussian_x0(x_t: Any, alpha: Any, sigma: Any, mean: float, std: float) -> Any:
+    """E[x0 | x_t] for data N(mean, std^2): the exact denoiser. Plain arithmetic, traceable."""
+    return (mean * sigma**2 + std**2 * alpha * x_t) / (sigma**2 + std**2 * alpha**2)
+
+
+def ddim_step(abar_t: Any, abar_s: Any, eta: float) -> tuple[Any, Any, Any]:
+    """Eqs. 21-22 from t to s: the coefficients of x0 and eps, and the noise's deviation."""
+    noise = eta * np.sqrt((1 - abar_s) / (1 - abar_t)) * np.sqrt(1 - abar_t / abar_s)
+    return np.sqrt(abar_s), np.sqrt(1 - abar_s - noise**2), noise
+
+
+def ddpm_step(abar_t: Any, abar_s: Any) -> tuple[Any, Any, Any]:
+    """Eq. 20 from t to s: the coefficients of x0 and x_t, and the posterior's deviation."""
+    beta = 1 - abar_t / abar_s
+    of_x0 = np.sqrt(abar_s) * beta / (1 - abar_t)
+    of_x_t = np.sqrt(1 - beta) * (1 - abar_s) / (1 - abar_t)
+    return of_x0, of_x_t, np.sqrt((1 - abar_s) / (1 - abar_t) * beta)

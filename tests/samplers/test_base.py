@@ -1,0 +1,243 @@
+"""The loop over time: what it refuses, what it compiles, and what a row depends on."""
+
+import itertools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from zsnr_jax import randomness, samplers, schedules
+from zsnr_jax.errors import UsageError
+from zsnr_jax.guidance import guide_network
+from zsnr_jax.predictions import make_denoise
+from zsnr_jax.timesteps import SPACINGS, make_timesteps
+
+MENDED = schedules.make_schedule("scaled_linear", zero_terminal_snr=True)
+LEVELS = make_timesteps("trailing", 1000, 4)
+KEY = randomness.purpose_key(0, randomness.Purpose.SAMPLE)
+ETAS = [0.0, 0.5, 1.0]
+
+
+def network(x_t, timestep, condition=0.3):
+    """Nonlinear, and different at each level and condition."""
+    per_row = (-1, *(1 for _ in x_t.shape[1:]))
+    shift = jnp.reshape(condition + timestep / 1000, per_row)
+    return jnp.tanh(x_t + shift)
+
+
+def start(B=4):
+    return jax.random.normal(jax.random.key(1), (B, 3, 3, 2))
+
+
+@jax.jit
+def draw(x_T, coefficients, key, index):
+    """One compiled sampler for every eta, schedule and list of levels of equal length."""
+    denoise = make_denoise(network, MENDED, "v")
+    return samplers.integrate(samplers.ddim(), denoise, x_T, coefficients, key, index)
+
+
+def path(eta=0.0, levels=LEVELS, schedule=MENDED, final_level=0):
+    return samplers.coefficients(samplers.ddim(eta), schedule, levels, final_level)
+
+
+@pytest.mark.parametrize(
+    "levels, final_level",
+    [
+        ([1000, 500, 500], 0),
+        ([500, 1000], 0),
+        ([1001, 500], 0),
+        ([1000, 0], 0),
+        ([1000, -5], 0),
+        ([1000, 500], 500),
+        ([1000, 500], 700),
+        ([1000, 500], -1),
+    ],
+)
+def test_levels_that_do_not_decrease_within_range_are_refused(levels, final_level):
+    message = f"from at most T = 1000 to above final_level = {final_level}, and .* {levels[0]}, "
+    with pytest.raises(UsageError, match=message):
+        path(levels=np.array(levels), final_level=final_level)
+
+
+@pytest.mark.parametrize("levels", [[], [[1000, 500]], [1000.0, 500.0], [True]])
+def test_levels_that_are_no_row_of_integers_are_refused(levels):
+    with pytest.raises(UsageError, match="one non-empty row of integer levels"):
+        path(levels=np.array(levels))
+
+
+def test_a_long_list_is_shortened_when_refused():
+    with pytest.raises(UsageError, match=r"are 1, 2, 3, \.\.\., 999, 1000\.$"):
+        path(levels=np.arange(1, 1001))
+
+
+@pytest.mark.parametrize("eta", ETAS)
+def test_coefficients_are_one_finite_entry_for_each_step(eta):
+    c = path(eta)
+    assert c.level.dtype == np.int32 and c.level.tolist() == LEVELS.tolist()
+    for leaf in jax.tree.leaves((c.alpha_next, c.sigma_next, c.noise, c.rule)):
+        assert leaf.dtype == np.float32 and leaf.shape == (4,) and np.all(np.isfinite(leaf))
+    np.testing.assert_array_equal(c.alpha_next, MENDED.alpha[[*LEVELS[1:], 0]])
+    np.testing.assert_array_equal(c.sigma_next, MENDED.sigma[[*LEVELS[1:], 0]])
+    assert c.noise[-1] == 0 and np.all((c.noise[:-1] > 0) == (eta > 0))
+
+
+@pytest.mark.parametrize("levels, final_level", [(LEVELS, 0), ([700], 0), ([800, 500, 20], 10)])
+def test_the_network_is_called_once_at_each_listed_level(levels, final_level):
+    seen = []
+
+    def denoise(x_t, level):
+        seen.append(int(level))
+        return 0.5 * x_t, x_t
+
+    c = path(levels=np.array(levels), final_level=final_level)
+    with jax.disable_jit():
+        samplers.integrate(samplers.ddim(), denoise, start(1), c)
+    # A scan without steps still asks for the shapes of its body.
+    assert list(dict.fromkeys(seen)) == list(levels)
+    assert len(seen) == len(levels) or len(levels) == 1
+
+
+@pytest.mark.parametrize("eta", [0.5, 1.0])
+def test_a_stochastic_sampler_without_a_key_is_refused(eta):
+    denoise = make_denoise(network, MENDED, "v")
+    with pytest.raises(UsageError, match=rf"ddim\(eta={eta:g}\) adds noise.*pass key="):
+        samplers.sample(samplers.ddim(eta), denoise, start(), MENDED, LEVELS)
+
+
+def test_one_step_needs_no_key_since_the_last_is_deterministic():
+    denoise = make_denoise(network, MENDED, "v")
+    one_step = [samplers.ddim(eta) for eta in ETAS]
+    x = [samplers.sample(s, denoise, start(), MENDED, np.array([1000])) for s in one_step]
+    np.testing.assert_array_equal(x[0], x[1])
+    np.testing.assert_array_equal(x[0], x[2])
+
+
+def test_a_key_changes_nothing_without_noise():
+    without = jax.jit(lambda x: samplers.integrate(samplers.ddim(), DENOISE, x, path()))(start())
+    np.testing.assert_allclose(draw(start(), path(), KEY, jnp.arange(4)), without, rtol=1e-6)
+
+
+DENOISE = make_denoise(network, MENDED, "v")
+
+
+@pytest.mark.parametrize("eta", ETAS)
+def test_sample_is_coefficients_then_integrate(eta):
+    whole = samplers.sample(samplers.ddim(eta), DENOISE, start(), MENDED, LEVELS, KEY)
+    parts = draw(start(), path(eta), KEY, jnp.arange(4))
+    np.testing.assert_allclose(whole, parts, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("eta", ETAS)
+def test_a_batch_split_in_two_gives_the_same_rows(eta):
+    x_T, index = start(), jnp.arange(4)
+    whole = draw(x_T, path(eta), KEY, index)
+    halves = [draw(x_T[half], path(eta), KEY, index[half]) for half in (slice(2), slice(2, 4))]
+    np.testing.assert_allclose(jnp.concatenate(halves), whole, rtol=1e-6, atol=1e-6)
+
+
+def test_a_row_has_the_noise_of_its_index_and_not_of_its_place():
+    x_T = jnp.broadcast_to(start(1), (4, 3, 3, 2))
+    rows = draw(x_T, path(1.0), KEY, jnp.array([0, 1, 1, 7]))
+    np.testing.assert_array_equal(rows[1], rows[2])
+    assert np.all(rows[0] != rows[1]) and np.all(rows[0] != rows[3])
+
+
+def test_every_level_has_its_own_noise():
+    # x0_hat = 0 and eps_hat = x / sigma_s: the noise alone is carried, and summed over the steps.
+    c = path(1.0)
+    seen = []
+
+    def denoise(x_t, level):
+        seen.append(x_t)
+        return 0 * x_t, 0 * x_t
+
+    with jax.disable_jit():
+        samplers.integrate(samplers.ddim(1.0), denoise, start(2), c, KEY)
+    for step, x in enumerate(seen[1:]):
+        z = randomness.row_normal(KEY, LEVELS[step], jnp.arange(2), (3, 3, 2))
+        np.testing.assert_allclose(x, c.noise[step] * z, rtol=1e-6)
+
+
+@pytest.mark.parametrize("eta", ETAS)
+def test_samples_can_be_vmapped(eta):
+    def one(x_T, index):
+        denoise = make_denoise(network, MENDED, "v")
+        c = path(eta)
+        return samplers.integrate(samplers.ddim(), denoise, x_T[None], c, KEY, index[None])[0]
+
+    mapped = jax.jit(jax.vmap(one))(start(), jnp.arange(4))
+    whole = draw(start(), path(eta), KEY, jnp.arange(4))
+    np.testing.assert_allclose(mapped, whole, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
+@pytest.mark.parametrize("prediction", ["v", "x0"])
+def test_a_gradient_through_a_sample_from_zero_snr_is_finite(prediction, dtype):
+    def total(weight, x_T, c):
+        net = lambda x, t: network(weight.astype(dtype) * x.astype(dtype), t)  # noqa: E731
+        denoise = make_denoise(net, MENDED, prediction)
+        return jnp.sum(samplers.integrate(samplers.ddim(), denoise, x_T, c, KEY) ** 2)
+
+    for eta in (0.0, 1.0):
+        value, gradients = jax.jit(jax.value_and_grad(total, argnums=(0, 1)))(
+            jnp.float32(0.8), start(), path(eta)
+        )
+        assert np.isfinite(value) and gradients[0] != 0
+        assert all(np.all(np.isfinite(gradient)) for gradient in gradients)
+
+
+def test_a_bfloat16_start_is_integrated_in_float32():
+    x = samplers.sample(samplers.ddim(), DENOISE, start().astype(jnp.bfloat16), MENDED, LEVELS)
+    assert x.dtype == jnp.float32
+
+
+def test_a_path_in_two_parts_is_the_whole_path():
+    # Image-to-image starts below T, and final_level ends above 0: joined, nothing is lost.
+    sampler, levels = samplers.ddim(), np.array([1000, 700, 400, 100])
+    whole = samplers.sample(sampler, DENOISE, start(), MENDED, levels)
+    half = samplers.sample(sampler, DENOISE, start(), MENDED, levels[:2], final_level=400)
+    joined = samplers.sample(sampler, DENOISE, half, MENDED, levels[2:])
+    np.testing.assert_allclose(joined, whole, rtol=1e-5, atol=1e-6)
+
+
+def test_integrate_is_traced_once_for_every_setting_of_equal_shape():
+    traces = []
+
+    @jax.jit
+    def compiled(x_T, schedule, coefficients, scale, rescale):
+        traces.append(None)
+        guided = guide_network(network, jnp.full(2, 0.5), jnp.zeros(2), scale, rescale)
+        denoise = make_denoise(guided, schedule, "v")
+        return samplers.integrate(samplers.ddim(), denoise, x_T, coefficients, KEY)
+
+    x_T, results = start(2), set()
+    settings = itertools.product(schedules.SCHEDULES, (False, True), SPACINGS, (0.0, 1.0))
+    for name, zero, spacing, eta in settings:
+        schedule = schedules.make_schedule(name, zero_terminal_snr=zero)
+        c = path(eta, make_timesteps(spacing, 1000, 5), schedule)
+        for scale, rescale in ((1.0, 0.0), (7.5, 0.7)):
+            results.add(float(compiled(x_T, schedule, c, scale, rescale).sum()))
+    assert len(traces) == 1
+    assert len(results) == 3 * 2 * 3 * 2 * 2 and np.all(np.isfinite(list(results)))
+
+
+@pytest.mark.parametrize(
+    "name, options, message",
+    [
+        ("plms", {}, "sampler 'plms' is unknown: choose one of .*ddim"),
+        ("ddim", {"order": 2}, r"sampler ddim does not take the options \['order'\]"),
+        ("ddim", {"eta": 1.5}, r"eta must be in \[0, 1\], and it is 1.5"),
+        ("ddim", {"eta": -0.1}, r"eta must be in \[0, 1\], and it is -0.1"),
+    ],
+)
+def test_make_sampler_refuses(name, options, message):
+    with pytest.raises(UsageError, match=message):
+        samplers.make_sampler(name, **options)
+
+
+def test_make_sampler_passes_its_options_on():
+    made = samplers.make_sampler("ddim", eta=0.5)
+    assert made.name == samplers.ddim(0.5).name
+    c = samplers.coefficients(made, MENDED, LEVELS)
+    np.testing.assert_array_equal(c.noise, path(0.5).noise)

@@ -1,0 +1,138 @@
+"""Classifier-free guidance and its rescale against Algorithm 2 of the paper."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import oracles
+import pytest
+
+from zsnr_jax.guidance import guide, guide_network
+
+SHAPES = [(3, 5), (3, 4, 4, 2), (2, 3, 4, 4, 2)]
+
+
+def outputs(shape, seed=0):
+    """Two outputs whose spread and mean differ from example to example."""
+    rng = np.random.default_rng(seed)
+    per_example = (2, shape[0], *(1 for _ in shape[1:]))
+    x = rng.normal(size=(2, *shape)) * rng.uniform(0.2, 3, per_example)
+    return jnp.asarray(x + rng.normal(size=per_example), jnp.float32)
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("scale, rescale", [(7.5, 0.7), (7.5, 0), (2, 1), (0, 0.5), (-1, 0.3)])
+def test_guidance_is_algorithm_2_for_each_example(shape, scale, rescale):
+    cond, uncond = outputs(shape)
+    truth = [oracles.guided(c, u, scale, rescale) for c, u in zip(cond, uncond, strict=True)]
+    result = guide(cond, uncond, scale, rescale)
+    np.testing.assert_allclose(result, np.stack(truth), rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_scale_one_is_the_conditional_output(shape):
+    cond, uncond = outputs(shape)
+    np.testing.assert_array_equal(guide(cond, uncond, 1.0), cond)
+    np.testing.assert_allclose(guide(cond, uncond, 1.0, 0.7), cond, rtol=1e-6)
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_rescale_zero_leaves_the_guided_output_bit_for_bit(shape):
+    cond, uncond = outputs(shape)
+    np.testing.assert_array_equal(guide(cond, uncond, 7.5, 0.0), cond + 6.5 * (cond - uncond))
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_rescale_one_gives_each_example_the_spread_of_its_conditional_output(shape):
+    cond, uncond = outputs(shape)
+    axes = tuple(range(1, len(shape)))
+    spread = np.std(guide(cond, uncond, 7.5, 1.0), axes)
+    np.testing.assert_allclose(spread, np.std(cond, axes), rtol=1e-5)
+
+
+def test_an_example_does_not_depend_on_its_batch():
+    cond, uncond = outputs((3, 4, 4, 2))
+    rows = [guide(cond[b : b + 1], uncond[b : b + 1], 7.5, 0.7)[0] for b in range(3)]
+    np.testing.assert_allclose(guide(cond, uncond, 7.5, 0.7), jnp.stack(rows), rtol=1e-6)
+
+
+@pytest.mark.parametrize("level", [0.0, 0.1, 1 / 3, -0.7])
+@pytest.mark.parametrize("constant", ["cond", "both", "guided"])
+def test_the_factor_is_one_where_an_output_is_constant(constant, level):
+    cond, uncond = outputs((2, 5, 7, 3))
+    if constant != "guided":
+        cond = jnp.full_like(cond, level)
+    if constant == "both":
+        uncond = jnp.full_like(cond, 0.2)
+    if constant == "guided":  # cond + (2 - 1)(cond - uncond) = 0
+        uncond = 2 * cond
+    scale = 2.0 if constant == "guided" else 7.5
+    expected = cond + (scale - 1) * (cond - uncond)
+    np.testing.assert_allclose(guide(cond, uncond, scale, 1.0), expected, rtol=1e-6)
+
+
+@pytest.mark.parametrize("level", [0.0, 0.1])
+def test_gradients_are_finite_where_outputs_are_constant(level):
+    def loss(cond, uncond, scale, rescale):
+        return jnp.sum(guide(cond, uncond, scale, rescale) ** 2)
+
+    cond, uncond = jnp.full((2, 5, 7, 3), level), jnp.zeros((2, 5, 7, 3))
+    gradients = jax.grad(loss, argnums=(0, 1, 2, 3))(cond, uncond, 7.5, 0.7)
+    assert all(np.all(np.isfinite(gradient)) for gradient in gradients)
+
+
+def test_statistics_are_float32_for_bfloat16_outputs():
+    cond, uncond = outputs((2, 16, 16, 4)).astype(jnp.bfloat16)
+    result = guide(cond, uncond, 7.5, 0.7)
+    assert result.dtype == jnp.float32
+    truth = [oracles.guided(c, u, 7.5, 0.7) for c, u in zip(cond, uncond, strict=True)]
+    np.testing.assert_allclose(result, np.stack(truth), rtol=1e-5, atol=1e-5)
+
+
+def test_scale_and_rescale_may_be_traced():
+    traces = []
+
+    @jax.jit
+    def compiled(cond, uncond, scale, rescale):
+        traces.append(None)
+        return guide(cond, uncond, scale, rescale)
+
+    cond, uncond = outputs((3, 4, 4, 2))
+    for scale, rescale in [(7.5, 0.7), (1.0, 0.0), (3.0, 1.0)]:
+        result = compiled(cond, uncond, scale, rescale)
+        expected = guide(cond, uncond, scale, rescale)
+        np.testing.assert_allclose(result, expected, rtol=1e-5, atol=1e-5)
+    assert len(traces) == 1
+
+
+def network(x_t, timestep, condition):
+    """A toy that tells examples, timesteps and conditions apart."""
+    label = condition["label"][:, None, None, None]
+    bias = condition["bias"][:, None, None, :]
+    return jnp.sin(x_t * (1 + label)) + bias + 0.01 * timestep[:, None, None, None]
+
+
+CONDITION = {"label": jnp.arange(3), "bias": jnp.linspace(-1, 1, 6).reshape(3, 2)}
+NULL = {"label": jnp.full(3, 7), "bias": jnp.zeros((3, 2))}
+TIMESTEP = jnp.array([3, 500, 999])
+
+
+def test_a_guided_network_is_two_calls_and_guidance():
+    x_t = outputs((3, 4, 4, 2))[0]
+    result = guide_network(network, CONDITION, NULL, 7.5, 0.7)(x_t, TIMESTEP)
+    cond, uncond = (network(x_t, TIMESTEP, c) for c in (CONDITION, NULL))
+    np.testing.assert_allclose(result, guide(cond, uncond, 7.5, 0.7), rtol=1e-5, atol=1e-6)
+
+
+def test_a_guided_network_calls_once_with_each_examples_rows_side_by_side():
+    seen = []
+
+    def spy(x_t, timestep, condition):
+        seen.append((x_t, timestep, condition["label"]))
+        return network(x_t, timestep, condition)
+
+    x_t = outputs((3, 4, 4, 2))[0]
+    guide_network(spy, CONDITION, NULL, 7.5)(x_t, TIMESTEP)
+    ((rows, timesteps, labels),) = seen
+    np.testing.assert_array_equal(rows, np.repeat(x_t, 2, axis=0))
+    assert timesteps.tolist() == [3, 3, 500, 500, 999, 999]
+    assert labels.tolist() == [0, 7, 1, 7, 2, 7]

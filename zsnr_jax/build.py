@@ -1,0 +1,210 @@
+"""From settings to objects: the only reader of a config's strings. ConfigDict stops here."""
+
+import dataclasses
+import functools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from ml_collections import ConfigDict
+
+from zsnr_jax import config as config_lib
+from zsnr_jax import data, losses, parallel, randomness, samplers, timesteps
+from zsnr_jax.errors import UsageError
+from zsnr_jax.generate import Generator, Sampling
+from zsnr_jax.models.unet import UNet
+from zsnr_jax.process import DiffusionProcess
+from zsnr_jax.train.loop import LoopOptions
+from zsnr_jax.train.optimizer import learning_rate_schedule, make_optimizer
+from zsnr_jax.train.state import Params, TrainState, init_state
+from zsnr_jax.train.step import Objective
+
+_DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """Everything a run is made of. Nothing in it has touched a device yet."""
+
+    settings: dict[str, Any]  # the resolved config, as JSON
+    seed: int
+    process: DiffusionProcess
+    source: data.Source
+    image_size: int
+    model: UNet
+    objective: Objective
+    optimizer: optax.GradientTransformation
+    learning_rate: optax.Schedule
+    ema_decay: float
+    loop: LoopOptions
+    sampling: Sampling
+    num_samples: int
+    sample_batch_size: int
+
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        """Height, width and channels of what is trained on."""
+        return (self.image_size, self.image_size, self.source.info.image_shape[2])
+
+    @property
+    def record(self) -> dict[str, Any]:
+        """What a checkpoint says it belongs to: process, network and data."""
+        return {
+            "process": self.process.to_dict(),
+            "model": self.settings["model"],
+            "data": data.fingerprint(self.source, **self._data_options),
+        }
+
+    @functools.cached_property
+    def generator(self) -> Generator:
+        """Draws samples from parameters."""
+        return Generator(
+            lambda params, x_t, timestep, label: self.model.apply(params, x_t, timestep, label),
+            self.process,
+            self.sampling,
+            null_label=self.model.null_label,
+            image_shape=self.image_shape,
+            batch_size=self.sample_batch_size,
+            seed=self.seed,
+        )
+
+    def init_params(self) -> Params:
+        """Fresh parameters; a function of the seed."""
+        image = jnp.zeros((1, *self.image_shape))
+        zeros = jnp.zeros(1, jnp.int32)
+        key = randomness.purpose_key(self.seed, randomness.Purpose.INIT)
+        return jax.jit(self.model.init)(key, image, zeros, zeros)
+
+    def init_state(self) -> TrainState:
+        """The state before the first step."""
+        return init_state(self.init_params(), self.optimizer)
+
+    def batches(self, start_step: int) -> Any:
+        """This host's batches from a step on, for ever."""
+        return data.make_batches(
+            self.source,
+            start_step=start_step,
+            host=parallel.host(),
+            num_hosts=parallel.num_hosts(),
+            **self._data_options,
+        )
+
+    @property
+    def _data_options(self) -> dict[str, Any]:
+        dataset = self.settings["dataset"]
+        return {
+            "batch_size": dataset["batch_size"],
+            "seed": self.seed,
+            "image_size": self.image_size,
+            "flip": dataset["flip"],
+        }
+
+
+def build(config: ConfigDict) -> Run:
+    """Make the objects of a run, and refuse what cannot be made, before any computation.
+
+    Raises: UsageError, one sentence, for the first setting that is wrong.
+    """
+    config_lib.validate(config)
+    process = build_process(config)
+    sampling = build_sampling(config, process)
+    if config.loss.weight not in losses.LOSS_WEIGHTS:
+        raise UsageError(
+            f"loss.weight {config.loss.weight!r} is unknown: choose one of "
+            f"{', '.join(losses.LOSS_WEIGHTS)}."
+        )
+    learning_rate = learning_rate_schedule(
+        config.optimizer.learning_rate,
+        config.train.num_steps,
+        config.optimizer.warmup_steps,
+        config.optimizer.decay,
+    )
+    parallel.require_divisible(config.dataset.batch_size, "dataset.batch_size")
+    source = data.open_source(config.dataset.name, "train", config.dataset.data_dir or None)
+    image_size = config.dataset.image_size or _native_size(source)
+    model = build_model(config, source.info.num_classes, image_size)
+    return Run(
+        settings=config_lib.to_json(config),
+        seed=config.seed,
+        process=process,
+        source=source,
+        image_size=image_size,
+        model=model,
+        objective=Objective(
+            network=lambda params, x_t, timestep, label, dropout_keys: model.apply(
+                params, x_t, timestep, label, dropout_keys
+            ),
+            process=process,
+            null_label=model.null_label,
+            weight=config.loss.weight,
+            label_dropout=config.loss.label_dropout,
+        ),
+        optimizer=make_optimizer(
+            learning_rate,
+            config.optimizer.b1,
+            config.optimizer.b2,
+            config.optimizer.weight_decay,
+            config.optimizer.clip_norm,
+        ),
+        learning_rate=learning_rate,
+        ema_decay=config.ema.decay,
+        loop=LoopOptions(**config.train),
+        sampling=sampling,
+        num_samples=config.evaluation.num_samples,
+        sample_batch_size=config.evaluation.batch_size,
+    )
+
+
+def build_process(config: ConfigDict) -> DiffusionProcess:
+    """The diffusion process: what training, sampling and evaluation all read."""
+    schedule = config.schedule
+    return DiffusionProcess(
+        schedule.name, schedule.num_steps, schedule.zero_terminal_snr, config.prediction
+    )
+
+
+def build_sampling(config: ConfigDict, process: DiffusionProcess) -> Sampling:
+    """The sampler, its levels and its guidance."""
+    sampler = config.sampler
+    options = {"eta": sampler.eta} if sampler.name == "ddim" else {}
+    return Sampling(
+        samplers.make_sampler(sampler.name, **options),
+        timesteps.make_timesteps(sampler.spacing, process.num_steps, sampler.num_steps),
+        sampler.guidance_scale,
+        sampler.guidance_rescale,
+    )
+
+
+def build_model(config: ConfigDict, num_classes: int, image_size: int) -> UNet:
+    """The network, its sizes checked against the images'."""
+    model = config.model.to_dict()
+    if model["dtype"] not in _DTYPES:
+        raise UsageError(f"model.dtype {model['dtype']!r} is unknown: choose {' or '.join(_DTYPES)}.")
+    if len(model["channels"]) != len(model["attention"]):
+        raise UsageError(
+            f"model.attention={model['attention']} needs one entry for each of model.channels="
+            f"{model['channels']}."
+        )
+    for channels, attends in zip(model["channels"], model["attention"], strict=True):
+        divisor = np.lcm(8, model["head_dim"]) if attends else 8
+        if channels % divisor:
+            raise UsageError(f"model.channels holds {channels}, which {divisor} must divide.")
+    coarsest = model["patch_size"] * 2 ** (len(model["channels"]) - 1)
+    if image_size % coarsest:
+        raise UsageError(
+            f"images of {image_size} pixels do not fit model.patch_size={model['patch_size']} and "
+            f"{len(model['channels'])} resolutions: {coarsest} must divide the size."
+        )
+    return UNet(num_classes=num_classes, **model | {"dtype": _DTYPES[model["dtype"]]})
+
+
+def _native_size(source: data.Source) -> int:
+    height, width, _ = source.info.image_shape
+    if height is None or height != width:
+        raise UsageError(
+            f"the images of {source.info.name} are not all square ({height} x {width}): set "
+            "dataset.image_size."
+        )
+    return height

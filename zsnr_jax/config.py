@@ -1,0 +1,164 @@
+"""Every setting, its default and its meaning, once; and the checks that need no object built.
+
+The defaults are the paper's four fixes on Stable Diffusion's schedule. A file in `configs/` changes
+what its recipe changes. `zsnr_jax.build` turns the settings into objects, and checks those that
+belong to one of them (a schedule's name, a sampler's eta) there.
+"""
+
+import json
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from zsnr_jax.errors import UsageError
+
+Variant = Callable[[ConfigDict], None]
+
+
+def default_config() -> ConfigDict:
+    """All settings. Override on the command line as --config.sampler.num_steps=25, say."""
+    config = ConfigDict()
+    config.seed = 0  # of initialisation, data order, noise and samples
+
+    config.dataset = ConfigDict()
+    config.dataset.name = "brightness/32"  # a TFDS name; brightness/{16,32,64}, digits are embedded
+    config.dataset.batch_size = 64  # over all devices and hosts
+    config.dataset.image_size = 0  # resize (centre crop) to this many pixels a side; 0 keeps theirs
+    config.dataset.flip = False  # mirror images at random: for natural images
+    config.dataset.data_dir = ""  # where TFDS keeps data; empty: ~/tensorflow_datasets
+
+    config.schedule = ConfigDict()
+    config.schedule.name = "scaled_linear"  # linear | cosine | scaled_linear (Stable Diffusion's)
+    config.schedule.num_steps = 1000  # T
+    config.schedule.zero_terminal_snr = True  # fix 1: SNR(T) is exactly 0
+
+    config.prediction = "v"  # fix 2: v | x0 | eps; eps cannot have zero terminal SNR
+
+    config.loss = ConfigDict()
+    config.loss.weight = "snr_plus_one"  # snr_plus_one (plain for v) | snr (plain for eps)
+    config.loss.label_dropout = 0.1  # share of labels hidden, so that guidance has a null class
+
+    config.model = ConfigDict()
+    config.model.channels = (64, 128, 256)  # per resolution, finest first; each halves the last
+    config.model.num_res_blocks = 2  # per resolution, down and again up
+    config.model.attention = (False, False, True)  # per resolution
+    config.model.head_dim = 32  # channels of an attention head; divides the resolution's channels
+    config.model.patch_size = 1  # pixels per side of the blocks the network works on
+    config.model.dropout = 0.0
+    config.model.remat = False  # recompute blocks in the backward pass: less memory, more time
+    config.model.dtype = "float32"  # float32 | bfloat16: of the computation, never of parameters
+
+    config.optimizer = ConfigDict()
+    config.optimizer.learning_rate = 1e-4  # peak
+    config.optimizer.warmup_steps = 100  # linear from 0
+    config.optimizer.decay = "cosine"  # cosine, to a twentieth of the peak | constant
+    config.optimizer.b1 = 0.9  # Adam
+    config.optimizer.b2 = 0.999
+    config.optimizer.weight_decay = 0.0  # decoupled (AdamW), on kernels only
+    config.optimizer.clip_norm = 1.0  # of the whole gradient; 0: none
+
+    config.ema = ConfigDict()
+    config.ema.decay = 0.9999  # of the averaged parameters that are sampled; rises to it from 0.1
+
+    config.train = ConfigDict()
+    config.train.num_steps = 100_000
+    config.train.steps_per_dispatch = 1  # steps per call to the devices; divides the numbers below
+    config.train.log_every = 100  # steps; also of the loss probe at t = T
+    config.train.sample_every = 0  # steps; draw a grid of samples for the eye; 0: never
+    config.train.save_every = 5_000  # steps; a checkpoint is also written at the end
+    config.train.keep = 3  # checkpoints kept, the newest
+
+    config.sampler = ConfigDict()
+    config.sampler.name = "ddim"
+    config.sampler.eta = 0.0  # 0: deterministic .. 1: ancestral (DDPM)
+    config.sampler.spacing = "trailing"  # fix 3: leading | linspace | trailing
+    config.sampler.num_steps = 50  # S, 1..T
+    config.sampler.guidance_scale = 3.0  # w of the guided samples; statistics are taken at 1
+    config.sampler.guidance_rescale = 0.7  # fix 4: phi in [0, 1]
+
+    config.evaluation = ConfigDict()
+    config.evaluation.num_samples = 512  # for the statistics
+    config.evaluation.batch_size = 128  # samples drawn at once, over all devices
+    return config
+
+
+# What may differ when a run is resumed or sampled: it changes no parameter of the network.
+MAY_CHANGE = ("sampler", "evaluation", "train.log_every", "train.sample_every", "train.save_every",
+              "train.keep", "dataset.data_dir")  # fmt: skip
+
+
+def with_variants(config: ConfigDict, chosen: str, variants: Mapping[str, Variant]) -> ConfigDict:
+    """Apply the variants named after the colon of --config=FILE.py:a,b in order; lock the config.
+
+    Raises: UsageError for a variant that the file does not have.
+    """
+    for name in filter(None, chosen.split(",")):
+        if name not in variants:
+            raise UsageError(f"variant {name!r} is unknown: this config has {', '.join(variants)}.")
+        variants[name](config)
+    return config.lock()
+
+
+def validate(config: ConfigDict) -> None:
+    """Refuse values that no object of the run would refuse by itself, or only too late.
+
+    Raises: UsageError, one sentence for the first of them.
+    """
+    train, evaluation = config.train, config.evaluation
+    counts = {
+        "train.num_steps": train.num_steps,
+        "train.steps_per_dispatch": train.steps_per_dispatch,
+        "train.log_every": train.log_every,
+        "train.save_every": train.save_every,
+        "train.keep": train.keep,
+        "dataset.batch_size": config.dataset.batch_size,
+        "evaluation.num_samples": evaluation.num_samples,
+        "evaluation.batch_size": evaluation.batch_size,
+    }
+    for name, value in counts.items():
+        if value < 1:
+            raise UsageError(f"{name} must be at least 1, and it is {value}.")
+    for name in ("num_steps", "log_every", "sample_every", "save_every"):
+        if train[name] % train.steps_per_dispatch:
+            raise UsageError(
+                f"train.{name}={train[name]} must be a multiple of train.steps_per_dispatch="
+                f"{train.steps_per_dispatch}, since logs and checkpoints fall between dispatches."
+            )
+    shares = {
+        "loss.label_dropout": config.loss.label_dropout,
+        "sampler.guidance_rescale": config.sampler.guidance_rescale,
+        "ema.decay": config.ema.decay,
+    }
+    for name, value in shares.items():
+        if not 0 <= value <= 1:
+            raise UsageError(f"{name} must be in [0, 1], and it is {value}.")
+
+
+def to_json(config: ConfigDict) -> dict[str, Any]:
+    """The resolved settings as plain JSON: tuples become lists."""
+    return json.loads(json.dumps(config.to_dict()))
+
+
+def require_same_run(saved: Mapping[str, Any], current: Mapping[str, Any], where: str) -> None:
+    """Refuse to continue in a workdir that another run's settings made.
+
+    Args: saved, current: two results of `to_json`; where: the workdir, for the message.
+    Raises: UsageError naming the first setting that differs, and both values.
+    """
+    saved, current = dict(_flatten(saved)), dict(_flatten(current))
+    for name in sorted(saved.keys() | current.keys()):
+        if name.startswith(MAY_CHANGE) or saved.get(name) == current.get(name):
+            continue
+        raise UsageError(
+            f"{where} holds a different run, with {name}={saved.get(name)!r} where this one has "
+            f"{current.get(name)!r}: choose another --workdir, or set it back."
+        )
+
+
+def _flatten(tree: Mapping[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
+    leaves = []
+    for key, value in tree.items():
+        name = f"{prefix}{key}"
+        leaves += _flatten(value, f"{name}.") if isinstance(value, Mapping) else [(name, value)]
+    return leaves

@@ -1,0 +1,60 @@
+"""Train, evaluate or sample: python -m zsnr_jax.main --config=configs/FILE.py[:variant] ...
+
+  --mode=train   train, or go on training, then evaluate (the default)
+  --mode=eval    measure the samples of the newest checkpoint; write results.json and report.html
+  --mode=sample  draw samples of the newest checkpoint as PNG grids and samples.npz
+
+Every setting can be given on the command line, as in --config.sampler.num_steps=25. A run that was
+stopped goes on when its command is repeated.
+"""
+
+import shlex
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from absl import app, flags
+from ml_collections import config_flags
+
+from zsnr_jax.errors import UsageError
+
+MODES = ("train", "eval", "sample")
+
+_CONFIG = config_flags.DEFINE_config_file("config", None, "The recipe: configs/FILE.py[:variant].")
+_WORKDIR = flags.DEFINE_string("workdir", None, "The folder of this run; made if missing.")
+_MODE = flags.DEFINE_enum("mode", "train", MODES, "What to do.")
+
+
+def parse_flags(argv: Sequence[str]) -> list[str]:
+    """Read the flags; what the user got wrong in them comes back as one sentence."""
+    try:
+        rest = flags.FLAGS(list(argv))
+        missing = [flag.name for flag in (_CONFIG, _WORKDIR) if flag.value is None]
+    except (flags.Error, AttributeError, KeyError, TypeError, OSError) as error:
+        raise UsageError(f"{_first_line(error)} (see --help)") from error
+    if len(rest) > 1:
+        raise UsageError(f"{rest[1]!r} is not a flag: write --name=value (see --help).")
+    if missing:
+        raise UsageError(f"--{missing[0]} is missing (see --help).")
+    return rest
+
+
+def main(argv: Sequence[str]) -> None:
+    """Dispatch on --mode. Imports come late, so that --help is quick."""
+    from zsnr_jax import modes
+
+    command = shlex.join(["python", "-m", "zsnr_jax.main", *sys.argv[1:]])
+    run_mode = {"train": modes.train, "eval": modes.evaluate, "sample": modes.sample}[_MODE.value]
+    run_mode(_CONFIG.value, Path(_WORKDIR.value), command)
+
+
+def _first_line(error: Exception) -> str:
+    text = str(error.args[0] if error.args else error).strip()
+    return text.splitlines()[0] if text else type(error).__name__
+
+
+if __name__ == "__main__":
+    try:
+        app.run(main, flags_parser=parse_flags)
+    except UsageError as error:
+        sys.exit(f"error: {error}")

@@ -1,0 +1,39 @@
+"""Where every random number comes from: its purpose, its step and its row, and nothing else.
+
+    key = fold_in(fold_in(fold_in(seed, purpose), step), index)
+
+`index` is the row's place in the global batch and travels with it, so the noise an example meets
+does not depend on how many devices or hosts share the batch, nor on whether the run was resumed.
+"""
+
+import enum
+
+import jax
+
+
+class Purpose(enum.IntEnum):
+    """The uses of randomness. The numbers are part of what a seed means: never renumber them."""
+
+    INIT = 0  # parameters of the network
+    TRAIN = 1  # noise level, noise and label dropout of a training step
+    START = 2  # the pure noise a sample starts from
+    SAMPLE = 3  # the noise a stochastic sampler adds on the way
+    PROBE = 4  # noise of the loss probes at chosen levels
+    LABELS = 5  # labels of samples, and resampling in evaluation
+
+
+def purpose_key(seed: int, purpose: Purpose) -> jax.Array:
+    """The key of one purpose of a run. Threefry, fixed, so that numbers do not move with JAX."""
+    return jax.random.fold_in(jax.random.key(seed, impl="threefry2x32"), int(purpose))
+
+
+def row_keys(key: jax.Array, step: jax.typing.ArrayLike, index: jax.Array) -> jax.Array:
+    """One key per row: [B] keys, for int32 [B] `index`, from a purpose's key and a step."""
+    return jax.vmap(jax.random.fold_in, in_axes=(None, 0))(jax.random.fold_in(key, step), index)
+
+
+def row_normal(
+    key: jax.Array, step: jax.typing.ArrayLike, index: jax.Array, shape: tuple[int, ...]
+) -> jax.Array:
+    """Standard normal float32 [B, *shape], each row from its own key."""
+    return jax.vmap(lambda k: jax.random.normal(k, shape))(row_keys(key, step, index))

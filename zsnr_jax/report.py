@@ -1,0 +1,533 @@
+"""The page that tells what a run did: one self-contained HTML file.
+
+    python -m zsnr_jax.report WORKDIR                              writes WORKDIR/report.html
+    python -m zsnr_jax.report WORKDIR_A WORKDIR_B --out=page.html  runs beside each other
+
+It reads results.json, metrics.jsonl and samples/*.png only, so that a page can be drawn again
+without a model. Nothing on it is loaded from anywhere: pictures and styles are inside.
+"""
+
+import argparse
+import base64
+import html
+import json
+import os
+import pathlib
+import shlex
+import string
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+from matplotlib.figure import Figure
+from PIL import Image
+
+from zsnr_jax import plotting
+from zsnr_jax.errors import UsageError
+
+_REQUIRED = ("config_name", "command", "config", "process", "sampler", "dataset", "metrics", "step")
+# What a metric is called, and the value it should have.
+_METRICS = {
+    "brightness/std_ratio": ("Standard deviation, samples / data", "1"),
+    "brightness/wasserstein1": ("Distance of the distributions (W1)", "0"),
+    "brightness/mean_recovery": ("Label means, samples / data", "1"),
+}
+
+
+class Run(NamedTuple):
+    """The result files of a workdir, read."""
+
+    workdir: pathlib.Path
+    results: dict[str, Any]
+    rows: list[dict[str, Any]]  # of metrics.jsonl, one per step, ascending
+
+    @property
+    def name(self) -> str:
+        """The workdir's own name."""
+        return self.workdir.resolve().name
+
+
+def load_run(workdir: str | os.PathLike[str]) -> Run:
+    """Read a workdir's result files.
+
+    Raises: UsageError where results.json is missing or broken, or metrics.jsonl is broken. A
+      metrics.jsonl that is missing, or was cut off in its last line, is no error.
+    """
+    folder = pathlib.Path(workdir)
+    path = folder / "results.json"
+    remedy = "run python -m zsnr_jax.main with its --config and --workdir to write it"
+    try:
+        results = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UsageError(f"there is no {path}: {remedy}.") from None
+    except (OSError, ValueError) as error:
+        raise UsageError(f"{path} cannot be read ({error}): {remedy} again.") from error
+    missing = [key for key in _REQUIRED if not isinstance(results, dict) or key not in results]
+    if missing:
+        raise UsageError(f"{path} lacks {', '.join(missing)}: {remedy} again.")
+    return Run(folder, results, _read_rows(folder / "metrics.jsonl"))
+
+
+def write_report(
+    workdir: str | os.PathLike[str], out: str | os.PathLike[str] | None = None
+) -> pathlib.Path:
+    """Write a run's page, and return its path.
+
+    Args: workdir: holds results.json; metrics.jsonl and samples/*.png are shown where they exist.
+      out: default: report.html in the workdir.
+    Raises: UsageError for a missing or broken file.
+    """
+    run = load_run(workdir)
+    path = pathlib.Path(out) if out else run.workdir / "report.html"
+    title = f"{_dataset(run)}: {run.results['config_name']}"
+    body = [_header(run), _pictures(run), _numbers(run), _curves(run), _provenance(run)]
+    return _write(path, title, "\n".join(body))
+
+
+def write_comparison(
+    workdirs: Sequence[str | os.PathLike[str]], out: str | os.PathLike[str]
+) -> pathlib.Path:
+    """Write one page that shows runs beside each other, and return its path.
+
+    Args: workdirs: two or more; what differs in their configs is listed.  out: the HTML file.
+    Raises: UsageError for a missing or broken file.
+    """
+    runs = [load_run(workdir) for workdir in workdirs]
+    title = " beside ".join(run.name for run in runs)
+    body = [f"<header><h1>{_text(title)}</h1></header>", _pictures_of_all(runs)]
+    body += [_numbers_of_all(runs), _differences(runs)]
+    return _write(pathlib.Path(out), title, "\n".join(body))
+
+
+def verdict(run: Run) -> str:
+    """One or two sentences of HTML with the numbers that matter most."""
+    spread = _estimate(run, "brightness/std_ratio")
+    if spread["value"] is None:
+        return f"{_count(run, 'num_samples')} samples after {_count(run, 'step')} training steps."
+    sentence = (
+        "The standard deviation of brightness reaches "
+        f"<strong>{spread['value']:.2f}</strong> of the data&rsquo;s"
+    )
+    if spread["low"] is not None and spread["high"] is not None:
+        sentence += f" (95&nbsp;% interval {spread['low']:.2f} to {spread['high']:.2f})"
+    this, flawed = (_ideal(run, which, "brightness/std_ratio") for which in ("this", "flawed"))
+    if this is None or flawed is None:
+        return sentence + "."
+    return (
+        f"{sentence}. A perfect network would reach <strong>{this:.2f}</strong> with this recipe, "
+        f"and only <strong>{flawed:.2f}</strong> with the flawed one."
+        if flawed < this - 0.005
+        else f"{sentence}; a perfect network would reach <strong>{this:.2f}</strong> with this recipe."
+    )
+
+
+def recipe(run: Run) -> str:
+    """The diffusion process and the sampler in a line of plain text."""
+    process, sampler = run.results["process"], run.results["sampler"]
+    end = "zero terminal SNR" if process.get("zero_terminal_snr") else "terminal SNR above zero"
+    guidance = f"guidance {sampler.get('guidance_scale', 1):g}"
+    if sampler.get("guidance_rescale"):
+        guidance += f" rescaled by {sampler['guidance_rescale']:g}"
+    return (
+        f"Recipe: {process.get('schedule')} schedule, {end}, {process.get('prediction')}-prediction; "
+        f"{sampler.get('name')}, {sampler.get('num_steps')} {sampler.get('spacing')} steps, "
+        f"{guidance}"
+    )
+
+
+# Parts of the page of one run.
+
+
+def _header(run: Run) -> str:
+    return (
+        f"<header><p class=eyebrow>{_text(run.results['config_name'])}</p>"
+        f"<h1>{_text(_dataset(run))}</h1><p class=verdict>{verdict(run)}</p>"
+        f"<p class=quiet>{_text(recipe(run))}.</p></header>"
+    )
+
+
+def _pictures(run: Run) -> str:
+    rows = [
+        ("data", "The data", "What the samples should look like, as a set."),
+        ("samples", "This run", _sentence(_sampled(run))),
+        (
+            "ideal_flawed",
+            "The flawed recipe at its best",
+            "A perfect network on the original schedule, sampled with leading timesteps.",
+        ),
+        ("guided", "This run, guided", _sentence(_guided(run))),
+    ]
+    shown = [_strip(run, *row) for row in rows if _has_picture(run, row[0])]
+    if not shown:
+        return ""
+    note = "Each strip runs from dark to bright, at even quantiles of its set."
+    return f"<section><h2>Pictures</h2><p class=quiet>{note}</p>{''.join(shown)}</section>"
+
+
+def _numbers(run: Run) -> str:
+    figure = ""
+    if "histogram" in run.results:
+        figure = _figure(
+            lambda dark: plotting.brightness_histogram(run.results, dark),
+            "Histogram of mean brightness: the data, the samples and the ideal denoisers",
+        )
+    ideal = "ideal" in run.results
+    head = ["", "this run", "95&nbsp;% interval"]
+    head += ["this recipe, ideal", "flawed recipe, ideal"] if ideal else []
+    lines = []
+    for name in run.results["metrics"]:
+        estimate = _estimate(run, name)
+        cells = [f"<b>{_number(estimate['value'])}</b>", _interval(estimate)]
+        if ideal:
+            cells += [_number(_ideal(run, which, name)) for which in ("this", "flawed")]
+        lines.append((_metric_name(name), cells))
+    if not lines:
+        return f"<section>{figure}</section>" if figure else ""
+    table = _table(head, lines)
+    return f"<section><h2>Numbers</h2><div class=two>{figure}<div>{table}</div></div></section>"
+
+
+def _curves(run: Run) -> str:
+    if not run.rows:
+        return ""
+    figures = [_figure(lambda dark: plotting.loss_curve(run.rows, dark), "Loss over the steps")]
+    if plotting.mean_by_level(run.rows):
+        steps = run.results["process"].get("num_steps")
+        figures.append(
+            _figure(
+                lambda dark: plotting.loss_by_level(run.rows, steps, dark=dark),
+                "Loss in each tenth of the noise levels",
+            )
+        )
+    return f"<section><h2>Training</h2><div class=two>{''.join(figures)}</div></section>"
+
+
+def _provenance(run: Run) -> str:
+    results = run.results
+    seconds = results.get("seconds", {})
+    facts = {
+        "Hardware": results.get("hardware"),
+        "Training": _duration(seconds.get("train"), f"{_count(run, 'step')} steps"),
+        "Sampling": _duration(seconds.get("sample"), f"{_count(run, 'num_samples')} samples"),
+        "Parameters": _count(run, "num_parameters"),
+        "Data": f"{_dataset(run)}, {results['dataset'].get('num_examples', 0):,} images",
+        "Versions": ", ".join(f"{k} {v}" for k, v in results.get("versions", {}).items()),
+    }
+    listed = "".join(f"<dt>{k}</dt><dd>{_text(v)}</dd>" for k, v in facts.items() if v)
+    redraw = f"python -m zsnr_jax.report {shlex.quote(str(run.workdir))}"
+    config = _text(json.dumps(results["config"], indent=2, sort_keys=True))
+    return (
+        f"<section><h2>Repeat it</h2><pre>{_text(results['command'])}</pre>"
+        f"<p class=quiet>This page alone, from the result files:</p><pre>{_text(redraw)}</pre>"
+        f"<dl>{listed}</dl>"
+        f"<details><summary>Resolved config</summary><pre>{config}</pre></details></section>"
+    )
+
+
+# Parts of the page of several runs.
+
+
+def _pictures_of_all(runs: Sequence[Run]) -> str:
+    shown = []
+    if _has_picture(runs[0], "data"):
+        shown.append(_strip(runs[0], "data", "The data", "From dark to bright, as every strip here."))
+    for run in runs:
+        told = f"<p class=verdict>{verdict(run)}</p><p class=quiet>{_text(recipe(run))}.</p>"
+        shown.append(f"<h2>{_text(run.name)}</h2>{told}")
+        if _has_picture(run, "samples"):
+            shown.append(_strip(run, "samples", "", _sentence(_sampled(run))))
+    return f"<section>{''.join(shown)}</section>"
+
+
+def _numbers_of_all(runs: Sequence[Run]) -> str:
+    names = list(dict.fromkeys(name for run in runs for name in run.results["metrics"]))
+    lines = []
+    for name in names:
+        estimates = [_estimate(run, name) for run in runs]
+        lines.append(
+            (_metric_name(name), [f"<b>{_number(e['value'])}</b> {_interval(e)}" for e in estimates])
+        )
+    figures = [
+        f"<div><h3>{_text(run.name)}</h3>"
+        + _figure(
+            lambda dark, run=run: plotting.brightness_histogram(run.results, dark),
+            f"Histogram of mean brightness of {run.name}",
+        )
+        + "</div>"
+        for run in runs
+        if "histogram" in run.results
+    ]
+    table = _table(["", *(_text(run.name) for run in runs)], lines) if lines else ""
+    return (
+        f"<section><h2>Numbers, with 95&nbsp;% intervals</h2>{table}"
+        f"<div class=two>{''.join(figures)}</div></section>"
+    )
+
+
+def _differences(runs: Sequence[Run]) -> str:
+    configs = [_flatten(run.results["config"]) for run in runs]
+    keys = sorted({key for config in configs for key in config})
+    lines = []
+    for key in keys:
+        values = [config.get(key, "–") for config in configs]
+        if any(value != values[0] for value in values):
+            lines.append((_text(key), [_text(value) for value in values]))
+    table = _table(["", *(_text(run.name) for run in runs)], lines)
+    table = table if lines else "<p>Nothing: the configs are equal.</p>"
+    commands = "".join(f"<pre>{_text(run.results['command'])}</pre>" for run in runs)
+    return f"<section><h2>What differs</h2>{table}<h2>Repeat it</h2>{commands}</section>"
+
+
+# Pieces.
+
+
+def _strip(run: Run, name: str, title: str, caption: str) -> str:
+    path = run.workdir / "samples" / f"{name}.png"
+    try:
+        with Image.open(path) as image:
+            width, height = image.size
+    except OSError as error:
+        raise UsageError(
+            f"{path} is no readable PNG ({error}): delete it, or sample again, and draw the page "
+            "once more."
+        ) from error
+    heading = f"<b>{_text(title)}</b> " if title else ""
+    source = _data_uri(path.read_bytes(), "image/png")
+    alt = _text(f"{title or run.name}: {caption}")
+    return (
+        f"<figure><figcaption>{heading}<span class=quiet>{_text(caption)}</span></figcaption>"
+        f'<img src="{source}" width={width} height={height} alt="{alt}"></figure>'
+    )
+
+
+def _figure(draw: Callable[[bool], Figure], alt: str) -> str:
+    """A figure in two versions, of which the browser shows the one that suits the page."""
+    light, dark = (
+        _data_uri(plotting.to_svg(draw(is_dark)), "image/svg+xml") for is_dark in (False, True)
+    )
+    return (
+        f'<picture><source media="(prefers-color-scheme: dark)" srcset="{dark}">'
+        f'<img src="{light}" alt="{_text(alt)}"></picture>'
+    )
+
+
+def _table(head: Sequence[str], lines: Sequence[tuple[str, Sequence[str]]]) -> str:
+    """A table; heads, names and cells are HTML already."""
+    top = "".join(f"<th scope=col>{cell}</th>" for cell in head)
+    body = "".join(
+        f"<tr><th scope=row>{name}</th>{''.join(f'<td>{cell}</td>' for cell in cells)}</tr>"
+        for name, cells in lines
+    )
+    table = f"<table><thead><tr>{top}</tr></thead><tbody>{body}</tbody></table>"
+    return f"<div class=scroll>{table}</div>"
+
+
+def _metric_name(name: str) -> str:
+    """HTML for a metric: said in words where it is known, indented where it is for one label."""
+    if name in _METRICS:
+        words, right = _METRICS[name]
+        return f"{words} <span class=aside>{right} is right</span>"
+    parent, _, label = name.rpartition("/")
+    return f"<span class=sub>{_text(label)}</span>" if parent in _METRICS else _text(name)
+
+
+def _estimate(run: Run, name: str) -> dict[str, float | None]:
+    """A metric as value, low and high, each None where there is none."""
+    found = run.results["metrics"].get(name)
+    found = found if isinstance(found, Mapping) else {"value": found}
+    return {key: found.get(key) for key in ("value", "low", "high")}
+
+
+def _ideal(run: Run, which: str, metric: str) -> float | None:
+    """The ideal denoiser's value of a brightness metric; `which` is this or flawed."""
+    return run.results.get("ideal", {}).get(which, {}).get(metric.removeprefix("brightness/"))
+
+
+def _number(value: float | None) -> str:
+    if value is None:
+        return "–"
+    if abs(value) < 10:
+        return f"{value:.3f}".replace("-", "−")
+    return f"{value:,.1f}".replace("-", "−")
+
+
+def _interval(estimate: Mapping[str, float | None]) -> str:
+    if estimate["low"] is None or estimate["high"] is None:
+        return ""
+    low, high = _number(estimate["low"]), _number(estimate["high"])
+    return f"<span class=interval>{low} to {high}</span>"
+
+
+def _sampled(run: Run) -> str:
+    sampler = run.results["sampler"]
+    return f"{sampler.get('num_steps')} {sampler.get('spacing')} steps from pure noise"
+
+
+def _guided(run: Run) -> str:
+    guided = run.results.get("guided")
+    if not guided:
+        return "the same start, with classifier-free guidance"
+    rescale = guided.get("guidance_rescale", 0)
+    return (
+        f"the same start, with guidance scale {guided['guidance_scale']:g} and rescale {rescale:g}"
+    )
+
+
+def _dataset(run: Run) -> str:
+    return str(run.results["dataset"].get("name", "dataset"))
+
+
+def _count(run: Run, key: str) -> str:
+    value = run.results.get(key)
+    return f"{value:,}" if isinstance(value, int) else "some"
+
+
+def _duration(seconds: float | None, what: str) -> str | None:
+    if seconds is None:
+        return None
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{what} in {f'{minutes} min ' if minutes else ''}{rest} s"
+
+
+def _has_picture(run: Run, name: str) -> bool:
+    return (run.workdir / "samples" / f"{name}.png").exists()
+
+
+def _flatten(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat = {}
+    for key, value in config.items():
+        if isinstance(value, Mapping):
+            flat |= _flatten(value, f"{prefix}{key}.")
+        else:
+            flat[prefix + key] = value
+    return flat
+
+
+def _sentence(text: str) -> str:
+    return text[:1].upper() + text[1:] + "."
+
+
+def _text(value: Any) -> str:
+    return html.escape(str(value))
+
+
+def _data_uri(content: bytes, kind: str) -> str:
+    return f"data:{kind};base64,{base64.b64encode(content).decode('ascii')}"
+
+
+def _read_rows(path: pathlib.Path) -> list[dict[str, Any]]:
+    """The rows of a JSONL file by step; of a step that a resumed run repeated, the last."""
+    if not path.exists():
+        return []
+    lines = path.read_text(encoding="utf-8").splitlines()
+    by_step = {}
+    for i, line in enumerate(lines):
+        try:
+            row = json.loads(line)
+            by_step[row["step"]] = row
+        except (ValueError, KeyError, TypeError) as error:
+            if i + 1 < len(lines):  # a run that was killed leaves at most its last line broken
+                raise UsageError(
+                    f"line {i + 1} of {path} cannot be read ({error}): mend or delete the line."
+                ) from error
+    return [by_step[step] for step in sorted(by_step)]
+
+
+def _write(path: pathlib.Path, title: str, body: str) -> pathlib.Path:
+    page = string.Template(_PAGE).substitute(title=_text(title), style=_STYLE, body=body)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = path.with_name(path.name + ".part")
+    unfinished.write_text(page, encoding="utf-8")
+    unfinished.replace(path)  # a reader never meets half a page
+    return path
+
+
+_PAGE = """<!DOCTYPE html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<meta name="color-scheme" content="light dark">
+<title>$title</title>
+<style>
+$style
+</style>
+</head>
+<body>
+<main>
+$body
+<footer class=quiet>Made by zsnr_jax, after
+<a href="https://arxiv.org/abs/2305.08891">Common Diffusion Noise Schedules and Sample Steps are
+Flawed</a>.</footer>
+</main>
+</body>
+</html>
+"""
+
+_STYLE = """
+:root { --ink: #1f2328; --quiet: #59636e; --ground: #ffffff; --tint: #f3f5f7; --line: #d5dae0; }
+@media (prefers-color-scheme: dark) {
+  :root { --ink: #e6e6e6; --quiet: #a0a8b2; --ground: #15181c; --tint: #20252b; --line: #373e47; }
+}
+* { box-sizing: border-box; }
+body { margin: 0; background: var(--ground); color: var(--ink);
+  font: 16px/1.5 system-ui, -apple-system, "Segoe UI", Roboto, "Helvetica Neue", sans-serif; }
+main { max-width: 1120px; margin: 0 auto; padding: 36px 24px 48px; }
+h1 { font-size: 34px; line-height: 1.15; margin: 0 0 14px; letter-spacing: -0.01em; }
+h2 { font-size: 20px; margin: 44px 0 6px; }
+h3 { font-size: 16px; margin: 20px 0 0; }
+p { margin: 0 0 10px; }
+a { color: inherit; }
+.eyebrow { color: var(--quiet); font: 14px ui-monospace, Menlo, Consolas, monospace; margin: 0 0 4px; }
+.verdict { font-size: 21px; line-height: 1.4; max-width: 46em; text-wrap: pretty; }
+.quiet { color: var(--quiet); font-weight: normal; font-size: 14px; }
+figure { margin: 14px 0 22px; }
+figcaption { margin-bottom: 6px; }
+img { display: block; max-width: 100%; height: auto; }
+.two { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 440px), 1fr));
+  gap: 12px 32px; align-items: start; margin-top: 12px; }
+.scroll { overflow-x: auto; }
+table { border-collapse: collapse; width: 100%; font-size: 14px;
+  font-variant-numeric: tabular-nums; }
+th, td { padding: 6px 10px; border-bottom: 1px solid var(--line); text-align: right;
+  vertical-align: baseline; }
+th:first-child { text-align: left; padding-left: 0; font-weight: normal; min-width: 11em; }
+thead th { font-size: 13px; font-weight: 600; color: var(--quiet); vertical-align: bottom; }
+.aside { display: block; color: var(--quiet); font-size: 13px; }
+.sub { padding-left: 1.2em; color: var(--quiet); }
+.interval { white-space: nowrap; color: var(--quiet); }
+pre { background: var(--tint); border-radius: 8px; padding: 12px 14px; margin: 6px 0 14px;
+  overflow-x: auto; font: 13px/1.45 ui-monospace, Menlo, Consolas, monospace; }
+dl { display: grid; grid-template-columns: max-content minmax(0, 1fr); gap: 4px 20px; font-size: 14px; }
+dt { color: var(--quiet); }
+dd { margin: 0; }
+summary { cursor: pointer; font-weight: 600; margin-top: 10px; }
+footer { margin-top: 48px; border-top: 1px solid var(--line); padding-top: 12px; }
+@media (max-width: 600px) {
+  main { padding: 20px 14px 32px; }
+  h1 { font-size: 26px; }
+  .verdict { font-size: 18px; }
+}
+"""
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Write the page of one run, or of several beside each other."""
+    parser = argparse.ArgumentParser("zsnr_jax.report", description="Draw the page of a run again.")
+    parser.add_argument("workdirs", nargs="+", metavar="WORKDIR", help="holds results.json")
+    parser.add_argument("--out", help="the HTML file; for one run by default WORKDIR/report.html")
+    arguments = parser.parse_args(argv)
+    try:
+        if len(arguments.workdirs) == 1:
+            path = write_report(arguments.workdirs[0], arguments.out)
+        elif arguments.out:
+            path = write_comparison(arguments.workdirs, arguments.out)
+        else:
+            raise UsageError("a page of several runs has no place of its own: pass --out=page.html.")
+    except UsageError as error:
+        sys.exit(f"zsnr_jax.report: {error}")
+    print(path)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,137 @@
+"""What a trained run is worth: samples, their brightness against the data's, and the page.
+
+The statistics are taken at guidance scale 1, where the target is the distribution of the data;
+guidance changes it on purpose. Where the dataset is small enough, they stand beside those of two
+ideal denoisers, in closed form: of this run's recipe, and of the flawed one.
+"""
+
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from zsnr_jax import data, parallel, plotting, randomness, report, schedules, timesteps
+from zsnr_jax.build import Run
+from zsnr_jax.evaluation import brightness, ideal
+from zsnr_jax.generate import spread_labels, to_uint8
+from zsnr_jax.train.state import Params
+
+# Data beyond this many images is sampled at even distances: enough for every statistic here.
+_MAX_DATA_IMAGES = 10_000
+# The ideal denoiser reads all images at every step: beyond this many values it is left out.
+_MAX_IDEAL_VALUES = 60_000_000
+_GUIDED_SAMPLES = 64
+
+
+def write_samples(run: Run, params: Params, workdir: Path) -> tuple[np.ndarray, np.ndarray]:
+    """Draw the samples of a run into samples/: PNG grids, and samples.npz with all of them.
+
+    Returns: the samples at guidance scale 1, float32 [n, H, W, C], and their labels, int [n].
+    """
+    _, data_labels = _data(run)
+    labels = spread_labels(data_labels, run.num_samples)
+    samples = run.generator(params, labels)
+    guided_labels = spread_labels(data_labels, _GUIDED_SAMPLES)
+    guided = to_uint8(run.generator(params, guided_labels, guided=True))
+    folder = workdir / "samples"
+    folder.mkdir(exist_ok=True)
+    plotting.save_image_grid(folder / "samples.png", to_uint8(samples))
+    plotting.save_image_grid(folder / "guided.png", guided)
+    np.savez_compressed(
+        folder / "samples.npz",
+        images=to_uint8(samples), labels=labels,
+        guided_images=guided, guided_labels=guided_labels,
+    )  # fmt: skip
+    return samples, labels
+
+
+def evaluate(
+    run: Run, params: Params, workdir: Path, *, step: int, command: str, train_seconds: float | None
+) -> dict[str, Any]:
+    """Draw samples, measure them, and write results.json and report.html.
+
+    Args: command: how the run was started; train_seconds: None where it was not trained just now.
+    Returns: what results.json holds.
+    """
+    start = time.perf_counter()
+    samples, labels = write_samples(run, params, workdir)
+    sample_seconds = time.perf_counter() - start
+    images, image_labels = _data(run)
+    plotting.save_image_grid(workdir / "samples" / "data.png", to_uint8(images))
+    names = run.source.info.label_names
+    sampler = run.settings["sampler"]
+    histograms = {"data": images, "samples": samples}
+    results = {
+        "config_name": command.partition("--config=")[2].split(" ")[0],
+        "command": command,
+        "config": run.settings,
+        "process": run.process.to_dict(),
+        "sampler": sampler,
+        "dataset": {"name": run.source.info.name, "num_examples": len(run.source)},
+        "num_parameters": sum(p.size for p in jax.tree.leaves(params)),
+        "step": step,
+        "num_samples": len(samples),
+        "hardware": parallel.describe(),
+        "versions": _versions(),
+        "seconds": {"train": train_seconds, "sample": sample_seconds},
+        "metrics": dict(
+            brightness.evaluate(samples, labels, images, image_labels, names, run.seed)
+        ),
+    }
+    if images.size <= _MAX_IDEAL_VALUES and len(images) == len(run.source):
+        ideals = ideal_recipes(run, images, image_labels, labels)
+        plotting.save_image_grid(
+            workdir / "samples" / "ideal_flawed.png", to_uint8(ideals["flawed"])
+        )
+        results["ideal"] = {
+            name: {
+                metric.removeprefix("brightness/"): estimate["value"]
+                for metric, estimate in brightness.evaluate(
+                    drawn, labels, images, image_labels, names, run.seed
+                )
+            }
+            for name, drawn in ideals.items()
+        }
+        histograms |= {f"ideal_{name}": drawn for name, drawn in ideals.items()}
+    results["histogram"] = {"edges": brightness.HISTOGRAM_EDGES.tolist()} | {
+        name: brightness.histogram(brightness.mean_brightness(drawn)).tolist()
+        for name, drawn in histograms.items()
+    }
+    (workdir / "results.json").write_text(json.dumps(results, indent=2) + "\n")
+    report.write_report(workdir)
+    return results
+
+
+def ideal_recipes(
+    run: Run, images: np.ndarray, image_labels: np.ndarray, labels: np.ndarray
+) -> dict[str, np.ndarray]:
+    """What the best possible network would draw: under this run's recipe, and the flawed one.
+
+    Both start from the noise that the run's own samples start from.
+    """
+    T, S = run.process.num_steps, len(run.sampling.timesteps)
+    flawed = schedules.make_schedule(run.process.schedule, T)
+    recipes = {
+        "this": (run.process.noise_schedule, run.sampling.timesteps),
+        "flawed": (flawed, timesteps.make_timesteps("leading", T, S)),
+    }
+    key = randomness.purpose_key(run.seed, randomness.Purpose.START)
+    index = np.arange(len(labels), dtype=np.int32)
+    x_T = randomness.row_normal(key, 0, index, run.image_shape)
+    return {
+        name: ideal.ideal_samples(images, image_labels, *recipe, labels, x_T)
+        for name, recipe in recipes.items()
+    }
+
+
+def _data(run: Run) -> tuple[np.ndarray, np.ndarray]:
+    return data.load_arrays(run.source, run.image_size, _MAX_DATA_IMAGES)
+
+
+def _versions() -> dict[str, str]:
+    from importlib.metadata import version
+
+    return {name: version(name) for name in ("jax", "flax", "optax", "orbax-checkpoint")}

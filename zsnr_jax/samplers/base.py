@@ -1,0 +1,167 @@
+"""The one loop over time that every sampler runs in.
+
+A sampler visits the listed levels t_1 > t_2 > ... > t_S and ends at `final_level`, so it takes S
+steps, each from a level to the next one listed: never to t - T//S, which is wrong wherever S does
+not divide T. What a solver needs of the schedule is computed beforehand, on the host, in float64.
+
+The last step is first order for every solver, alpha_s x0_hat + sigma_s eps_hat, and stands after
+the scan. So the network is never called at level 0, where eps_hat would be 0/0, and no `where` has
+to hide a NaN, in value or in gradient.
+
+At SNR = 0, where the first step starts, each solver's coefficients are finite by construction.
+Source: DDIM, arXiv 2010.02502, Eq. 12, in the notation of arXiv 2305.08891, Eqs. 21-22.
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from zsnr_jax import randomness
+from zsnr_jax.errors import UsageError
+from zsnr_jax.predictions import Denoise
+from zsnr_jax.schedules import NoiseSchedule
+
+
+class Path(NamedTuple):
+    """The schedule along the steps of a sampler: from (alpha, sigma) to the next pair, float64."""
+
+    alpha: np.ndarray  # [S], 0 first where the path starts at zero terminal SNR
+    sigma: np.ndarray  # [S], above 0
+    alpha_next: np.ndarray  # [S], above 0
+    sigma_next: np.ndarray  # [S], 0 last where the path ends at clean data
+
+    @property
+    def ratio(self) -> np.ndarray:
+        """r = (sigma_s alpha) / (sigma alpha_s) = exp(-h) in [0, 1): 0 in a step from SNR = 0."""
+        return (self.sigma_next * self.alpha) / (self.sigma * self.alpha_next)
+
+
+class Coefficients(NamedTuple):
+    """What a sampler needs to know of the schedule: arrays of S entries, one for each step."""
+
+    level: jax.typing.ArrayLike  # int32 [S], the level a step starts from
+    alpha_next: jax.typing.ArrayLike  # float32 [S], the level it ends at
+    sigma_next: jax.typing.ArrayLike  # float32 [S]
+    noise: jax.typing.ArrayLike  # float32 [S], standard deviation of the fresh noise it adds
+    rule: Any  # the solver's own, a pytree of float32 [S]
+
+
+class Sampler(NamedTuple):
+    """An update rule: two pure functions, of which the second knows no option of the first.
+
+    All options (eta, say) live in the numbers that `rule` returns, so that a compiled sampler
+    serves every value of them.
+    """
+
+    name: str
+    # Path -> (noise [S], the solver's own coefficients, a pytree of [S])
+    rule: Callable[[Path], tuple[np.ndarray, Any]]
+    # (denoise, x_t, memory, coefficients of this step) -> (x_s before fresh noise, memory)
+    step: Callable[[Denoise, jax.Array, Any, Coefficients], tuple[jax.Array, Any]]
+    # x_T -> what the first step finds in memory
+    init: Callable[[jax.Array], Any] = lambda x_T: ()
+
+
+def coefficients(
+    sampler: Sampler, schedule: NoiseSchedule, timesteps: np.ndarray, final_level: int = 0
+) -> Coefficients:
+    """Work out a sampler's coefficients along a path, on the host, in float64.
+
+    Args:
+      sampler: the update rule.
+      schedule: concrete arrays, T + 1 levels.
+      timesteps: int [S], strictly decreasing levels within final_level + 1..T. A list that starts
+        below T serves image-to-image.
+      final_level: the level the sample ends at; 0 is clean data.
+    Returns: a pytree of NumPy arrays [S]; equal S means equal shapes, hence one compilation.
+    Raises: UsageError for levels that do not decrease or leave the range.
+    """
+    levels = np.append(np.asarray(timesteps), final_level)
+    T = schedule.num_steps
+    if levels.ndim != 1 or levels.size < 2 or not np.issubdtype(levels.dtype, np.integer):
+        raise UsageError("timesteps must be one non-empty row of integer levels.")
+    if not (np.all(np.diff(levels) < 0) and final_level >= 0 and levels[0] <= T):
+        raise UsageError(
+            f"timesteps must decrease strictly from at most T = {T} to above final_level = "
+            f"{final_level}, and they are {_shortened(levels[:-1])}."
+        )
+    alpha, sigma = (np.asarray(x, np.float64)[levels] for x in schedule)
+    path = Path(alpha[:-1], sigma[:-1], alpha[1:], sigma[1:])
+    noise, rule = sampler.rule(path)
+    noise = np.append(noise[:-1], 0.0)  # the last step is deterministic
+    as_float32 = lambda x: np.asarray(x, np.float32)  # noqa: E731
+    return Coefficients(
+        level=levels[:-1].astype(np.int32),
+        alpha_next=as_float32(path.alpha_next),
+        sigma_next=as_float32(path.sigma_next),
+        noise=as_float32(noise),
+        rule=jax.tree.map(as_float32, rule),
+    )
+
+
+def integrate(
+    sampler: Sampler,
+    denoise: Denoise,
+    x_T: jax.Array,
+    coefficients: Coefficients,
+    key: jax.Array | None = None,
+    index: jax.Array | None = None,
+) -> jax.Array:
+    """Run a sampler along its coefficients. Pure and traceable; the only scan over time.
+
+    Args:
+      sampler: the rule the coefficients were made for.
+      denoise: (x_t [B, ...], level, int32 scalar) -> (x0_hat, eps_hat), float32.
+      x_T: [B, ...], the start: standard normal noise where the path starts at T.
+      coefficients: of S steps; may be traced.
+      key: for the fresh noise of a stochastic sampler; without it none is added.
+      index: int32 [B], each row's place in the whole batch; default 0..B-1.
+    Returns: float32 [B, ...], the sample at the path's final level.
+    """
+    x_T = x_T.astype(jnp.float32)
+    index = jnp.arange(x_T.shape[0]) if index is None else index
+
+    def body(carry: tuple[jax.Array, Any], c: Coefficients) -> tuple[tuple[jax.Array, Any], None]:
+        x, memory = sampler.step(denoise, *carry, c)
+        if key is not None:
+            x += c.noise * randomness.row_normal(key, c.level, index, x.shape[1:])
+        return (x, memory), None
+
+    all_but_last = jax.tree.map(lambda c: c[:-1], coefficients)
+    last = jax.tree.map(lambda c: c[-1], coefficients)
+    (x, _), _ = jax.lax.scan(body, (x_T, sampler.init(x_T)), all_but_last)
+    x0_hat, eps_hat = denoise(x, last.level)
+    return last.alpha_next * x0_hat + last.sigma_next * eps_hat
+
+
+def sample(
+    sampler: Sampler,
+    denoise: Denoise,
+    x_T: jax.Array,
+    schedule: NoiseSchedule,
+    timesteps: np.ndarray,
+    key: jax.Array | None = None,
+    index: jax.Array | None = None,
+    final_level: int = 0,
+) -> jax.Array:
+    """Draw samples: `coefficients`, then `integrate`, whose arguments these are.
+
+    Raises: UsageError where the sampler adds noise and there is no key.
+    """
+    path = coefficients(sampler, schedule, timesteps, final_level)
+    require_key(sampler, path, key)
+    return integrate(sampler, denoise, x_T, path, key, index)
+
+
+def require_key(sampler: Sampler, coefficients: Coefficients, key: jax.Array | None) -> None:
+    """Refuse a stochastic sampler without a key; the coefficients must be concrete."""
+    if key is None and np.any(np.asarray(coefficients.noise)):
+        raise UsageError(f"{sampler.name} adds noise here and needs a key: pass key=.")
+
+
+def _shortened(levels: np.ndarray) -> str:
+    listed = [str(level) for level in levels]
+    return ", ".join(listed if len(listed) <= 6 else [*listed[:3], "...", *listed[-2:]])

@@ -1,0 +1,1 @@
+"""Training: state, optimizer, the pure step, and the loop that drives it."""

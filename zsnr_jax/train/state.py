@@ -1,0 +1,41 @@
+"""What a training step reads and returns, and a checkpoint holds."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from flax import struct
+
+Params = Any
+
+
+class TrainState(struct.PyTreeNode):
+    """No axis for devices anywhere: one checkpoint serves any number of them."""
+
+    step: jax.Array  # int32, batches consumed: addresses data and randomness
+    updates: jax.Array  # int32, updates applied: drives the warm-up of the average
+    params: Params  # float32
+    opt_state: optax.OptState
+    ema_params: Params  # float32, the exponential moving average that is sampled
+
+
+def init_state(params: Params, optimizer: optax.GradientTransformation) -> TrainState:
+    """The state before the first step; the average starts at the parameters."""
+    return TrainState(
+        step=jnp.zeros((), jnp.int32),
+        updates=jnp.zeros((), jnp.int32),
+        params=params,
+        opt_state=optimizer.init(params),
+        ema_params=jax.tree.map(jnp.copy, params),  # a donated buffer must not be given twice
+    )
+
+
+def update_ema(ema_params: Params, params: Params, updates: jax.Array, decay: float) -> Params:
+    """Move the average towards the parameters: ema <- d ema + (1 - d) params.
+
+    d = min(decay, (1 + n)/(10 + n)) after n updates, so that the first, bad parameters are
+    forgotten soon.
+    """
+    d = jnp.minimum(decay, (1 + updates) / (10 + updates))
+    return optax.incremental_update(params, ema_params, 1 - d)

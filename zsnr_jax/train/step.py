@@ -1,0 +1,155 @@
+"""One training step, as a pure function of state, batch and seed.
+
+Nothing here knows on how many devices it runs: the gradient is a mean over rows, and the axis name
+says over which devices the mean goes on. Randomness is drawn per row (`zsnr_jax.randomness`).
+"""
+
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple, Protocol
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from zsnr_jax import losses, randomness
+from zsnr_jax.predictions import add_noise
+from zsnr_jax.process import DiffusionProcess
+from zsnr_jax.train.state import Params, TrainState, update_ema
+
+Batch = Mapping[str, jax.Array]  # image [B, H, W, C] in [-1, 1], label int32 [B], index int32 [B]
+Metrics = dict[str, jax.Array]
+
+NUM_LEVEL_BINS = 10  # equal widths of 1..T, in which the loss is reported
+
+
+class TrainNetwork(Protocol):
+    """A network as training needs it: with labels, and keys for dropout."""
+
+    def __call__(
+        self,
+        params: Params,
+        x_t: jax.Array,
+        timestep: jax.Array,
+        label: jax.Array,
+        dropout_keys: jax.Array | None,
+    ) -> jax.Array: ...
+
+
+class Objective(NamedTuple):
+    """What is learnt, all of it static: the network, the process and the loss."""
+
+    network: TrainNetwork
+    process: DiffusionProcess
+    null_label: int
+    weight: str = "snr_plus_one"
+    label_dropout: float = 0.1
+
+
+def loss_fn(
+    objective: Objective, params: Params, batch: Batch, row_keys: jax.Array
+) -> tuple[jax.Array, Metrics]:
+    """The mean loss of a batch at random levels, uniform over 1..T.
+
+    Args: batch: rows of `Batch`; row_keys: one key per row, [B].
+    Returns: the scalar loss, and its sums and counts by bin of level, float32 [NUM_LEVEL_BINS].
+    """
+    T = objective.process.num_steps
+    level_keys, noise_keys, label_keys, dropout_keys = jax.vmap(
+        lambda key: jax.random.split(key, 4), out_axes=1
+    )(row_keys)
+    level = jax.vmap(lambda key: jax.random.randint(key, (), 1, T + 1))(level_keys)
+    hidden = jax.vmap(lambda key: jax.random.bernoulli(key, objective.label_dropout))(label_keys)
+    label = jnp.where(hidden, objective.null_label, batch["label"])
+    per_row = loss_at_level(
+        objective, params, batch["image"], label, level, noise_keys, dropout_keys
+    )
+    bins = jax.nn.one_hot((level - 1) * NUM_LEVEL_BINS // T, NUM_LEVEL_BINS)
+    by_level = {"level_loss_sum": per_row @ bins, "level_count": bins.sum(axis=0)}
+    return per_row.mean(), by_level
+
+
+def loss_at_level(
+    objective: Objective,
+    params: Params,
+    image: jax.Array,
+    label: jax.Array,
+    level: jax.Array,
+    noise_keys: jax.Array,
+    dropout_keys: jax.Array | None = None,
+) -> jax.Array:
+    """The loss of each row at its level, float32 [B]. At SNR = 0 the network sees only noise."""
+    process, schedule = objective.process, objective.process.noise_schedule
+    alpha, sigma = (jnp.asarray(coefficients)[level] for coefficients in schedule)
+    eps = jax.vmap(lambda key: jax.random.normal(key, image.shape[1:], image.dtype))(noise_keys)
+    x_t = add_noise(image, eps, alpha, sigma)
+    output = objective.network(params, x_t, level - 1, label, dropout_keys)
+    return losses.per_example_loss(
+        output, image, eps, alpha, sigma, process.prediction, objective.weight
+    )
+
+
+def make_train_step(
+    objective: Objective,
+    optimizer: optax.GradientTransformation,
+    ema_decay: float,
+    seed: int,
+    axis_name: str | None = None,
+) -> Callable[[TrainState, Batch], tuple[TrainState, Metrics]]:
+    """Bind what does not change: (state, batch) -> (next state, metrics).
+
+    Args: axis_name: of the devices that share the batch; None for one device.
+    Metrics: loss, grad_norm, level_loss_sum and level_count, reduced over all devices.
+    """
+    key = randomness.purpose_key(seed, randomness.Purpose.TRAIN)
+
+    def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
+        row_keys = randomness.row_keys(key, state.step, batch["index"])
+        loss_and_grads = jax.value_and_grad(loss_fn, argnums=1, has_aux=True)
+        (loss, by_level), grads = loss_and_grads(objective, state.params, batch, row_keys)
+        if axis_name is not None:
+            loss, grads = jax.lax.pmean((loss, grads), axis_name)
+            by_level = jax.lax.psum(by_level, axis_name)
+        updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
+        params = optax.apply_updates(state.params, updates)
+        next_state = TrainState(
+            step=state.step + 1,
+            updates=state.updates + 1,
+            params=params,
+            opt_state=opt_state,
+            ema_params=update_ema(state.ema_params, params, state.updates, ema_decay),
+        )
+        return next_state, {"loss": loss, "grad_norm": optax.global_norm(grads), **by_level}
+
+    return train_step
+
+
+def make_probe(
+    objective: Objective, seed: int, axis_name: str | None = None
+) -> Callable[[TrainState, Batch], jax.Array]:
+    """The mean loss of a batch if every row were at t = T, the level the fixes add.
+
+    Uniform levels meet T once in T rows: without the probe nobody would see it learnt. Labels are
+    never hidden; the noise is the probe's own, the same at every call of a step.
+    """
+    key = randomness.purpose_key(seed, randomness.Purpose.PROBE)
+
+    def probe(state: TrainState, batch: Batch) -> jax.Array:
+        row_keys = randomness.row_keys(key, state.step, batch["index"])
+        level = jnp.full(batch["label"].shape, objective.process.num_steps)
+        per_row = loss_at_level(
+            objective, state.params, batch["image"], batch["label"], level, row_keys
+        )
+        return per_row.mean() if axis_name is None else jax.lax.pmean(per_row.mean(), axis_name)
+
+    return probe
+
+
+def repeat_step(
+    step: Callable[[TrainState, Batch], tuple[TrainState, Metrics]],
+) -> Callable[[TrainState, Any], tuple[TrainState, Metrics]]:
+    """Several steps in one call: batches [K, B, ...] in, metrics [K] out."""
+
+    def steps(state: TrainState, batches: Batch) -> tuple[TrainState, Metrics]:
+        return jax.lax.scan(step, state, batches)
+
+    return steps
