@@ -7,7 +7,7 @@ A class-conditional UNet learns `brightness/32`, pictures whose mean brightness 
 
 Variants (after a colon, commas between):
   flawed   the recipe the paper mends: original schedule, eps, leading steps, no rescale
-  smoke    a minute: a tiny network, to see that everything runs
+  smoke    under a minute: a tiny network, to see that everything runs
   16, 64   other image sizes
 """
 
@@ -35,33 +35,10 @@ def get_config(variants: str = "") -> ConfigDict:
     config.train.save_every = 250
     config.evaluation.batch_size = 64
     return config_lib.with_variants(
-        config, variants, {"flawed": flawed, "smoke": smoke, "16": size_16, "64": size_64}
+        config,
+        variants,
+        {"flawed": config_lib.flawed, "smoke": config_lib.smoke, "16": size_16, "64": size_64},
     )
-
-
-def flawed(config: ConfigDict) -> None:
-    """Undo the four fixes, and nothing else."""
-    config.schedule.zero_terminal_snr = False
-    config.prediction = "eps"
-    config.loss.weight = "snr"  # the plain loss of an eps network, as snr_plus_one is of a v network
-    config.sampler.spacing = "leading"
-    config.sampler.guidance_rescale = 0.0
-
-
-def smoke(config: ConfigDict) -> None:
-    """Everything runs, nothing is learnt."""
-    config.dataset.name = "brightness/16"
-    config.dataset.batch_size = 16
-    config.model.channels = (16, 32)
-    config.model.attention = (False, True)
-    config.model.head_dim = 16
-    config.optimizer.warmup_steps = 2
-    config.train.num_steps = 20
-    config.train.log_every = 5
-    config.train.sample_every = 10
-    config.train.save_every = 10
-    config.sampler.num_steps = 10
-    config.evaluation.num_samples = 64
 
 
 def size_16(config: ConfigDict) -> None:

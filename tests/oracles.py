@@ -76,9 +76,9 @@ def x0_eps_from_v(v: Any, x_t: Any, abar: Any) -> tuple[Any, Any]:
     return np.sqrt(abar) * x_t - np.sqrt(1 - abar) * v, np.sqrt(abar) * v + np.sqrt(1 - abar) * x_t
 
 
-def guided(cond: np.ndarray, uncond: np.ndarray, scale: float, rescale: float) -> np.ndarray:
+def guided(cond: Any, uncond: Any, scale: float, rescale: float) -> np.ndarray:
     """Algorithm 2 for one example, with the n - 1 of torch.std."""
-    cond, uncond = np.float64(cond), np.float64(uncond)
+    cond, uncond = np.asarray(cond, np.float64), np.asarray(uncond, np.float64)
     cfg = uncond + scale * (cond - uncond)
     rescaled = cfg * (cond.std(ddof=1) / cfg.std(ddof=1))
     return rescale * rescaled + (1 - rescale) * cfg

@@ -1,5 +1,7 @@
 """The training loss, its weights, and the proportionality of the three errors."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -17,11 +19,11 @@ PREDICTIONS = ("v", "x0", "eps")
 
 alphas = st.floats(1 / 16, 511 / 512, width=32)
 images = st.lists(st.floats(-2, 2, width=32, allow_subnormal=False), min_size=6, max_size=6).map(
-    lambda x: np.float32(x).reshape(1, 3, 2)
+    lambda x: np.array(x, np.float32).reshape(1, 3, 2)
 )
 
 
-def coefficients(alpha):
+def coefficients(alpha) -> Any:
     alpha = np.atleast_1d(np.float64(alpha))
     return np.float32(alpha), np.float32(np.sqrt(1 - alpha**2))
 
@@ -37,7 +39,7 @@ def of_all_predictions(v_hat, x_t, abar):
 def test_the_multiplier_is_the_weight_over_the_errors_proportion(weight, prediction, alpha):
     snr = np.float64(alpha) ** 2 / (1 - np.float64(alpha) ** 2)
     proportion = {"v": snr + 1, "x0": 1, "eps": snr}[prediction]
-    result = losses.multiplier(weight, *coefficients(alpha), prediction)
+    result = losses.multiplier(weight, *coefficients(alpha), prediction=prediction)
     assert result.dtype == jnp.float32 and result.shape == (1,)
     np.testing.assert_allclose(result, WEIGHTS[weight](snr) / proportion, rtol=1e-6)
 
@@ -48,7 +50,7 @@ def test_the_three_errors_are_proportional(x0, eps, v_hat, alpha):
     outputs = of_all_predictions(v_hat, oracles.noised(x0, eps, abar), abar)
     mean_square = {}
     for prediction, output in outputs.items():
-        target = losses.target(x0, eps, *coefficients(alpha), prediction)
+        target = losses.target(x0, eps, *coefficients(alpha), prediction=prediction)
         mean_square[prediction] = float(np.mean((output - np.float64(target)) ** 2))
     snr = abar / (1 - abar)
     for prediction, factor in (("x0", 1 + snr), ("eps", 1 + 1 / snr)):
@@ -62,24 +64,25 @@ def test_the_three_errors_are_proportional(x0, eps, v_hat, alpha):
 @given(images, images, images, alphas)
 def test_a_weight_gives_one_loss_whatever_the_network_predicts(weight, x0, eps, v_hat, alpha):
     abar = np.float64(alpha) ** 2
+    alpha, sigma = coefficients(alpha)
     v_hat = v_hat + 5  # an error that rounding does not drown
     outputs = of_all_predictions(v_hat, oracles.noised(x0, eps, abar), abar)
     x0_error = np.mean((outputs["x0"] - x0) ** 2)
     expected = WEIGHTS[weight](abar / (1 - abar)) * x0_error
     for prediction, output in outputs.items():
         loss = losses.per_example_loss(
-            jnp.float32(output), x0, eps, *coefficients(alpha), prediction, weight
+            jnp.float32(output), x0, eps, alpha, sigma, prediction, weight
         )
         np.testing.assert_allclose(loss, [expected], rtol=1e-4)
 
 
-def batch(B=3, seed=0):
+def batch(B=3, seed=0) -> Any:
     return np.random.default_rng(seed).normal(size=(3, B, 4, 4, 2)).astype(np.float32)
 
 
 def test_the_v_loss_at_zero_snr_is_the_distance_to_minus_the_data():
     output, x0, eps = batch()
-    loss = losses.per_example_loss(output, x0, eps, np.zeros(3), np.ones(3), "v")
+    loss = losses.per_example_loss(output, x0, eps, jnp.zeros(3), jnp.ones(3), "v")
     np.testing.assert_allclose(loss, np.mean((output + x0) ** 2, axis=(1, 2, 3)), rtol=1e-6)
 
 
@@ -97,10 +100,10 @@ def test_an_examples_loss_does_not_depend_on_its_batch(prediction):
     output, x0, eps = batch()
     alpha, sigma = coefficients([0.9, 0.5, 0.1])
     whole = losses.per_example_loss(output, x0, eps, alpha, sigma, prediction)
-    rows = [
-        losses.per_example_loss(*(a[b : b + 1] for a in (output, x0, eps, alpha, sigma)), prediction)
-        for b in range(3)
-    ]
+    rows = []
+    for b in range(3):
+        row = (array[b : b + 1] for array in (output, x0, eps, alpha, sigma))
+        rows.append(losses.per_example_loss(*row, prediction=prediction))
     assert whole.shape == (3,)
     np.testing.assert_allclose(whole, jnp.concatenate(rows), rtol=1e-6)
 
@@ -123,7 +126,7 @@ def test_losses_and_gradients_are_finite_at_zero_snr(prediction, weight):
 
     def loss(output):
         terms = losses.per_example_loss(
-            output, x0, eps, np.zeros(3), np.ones(3), prediction, weight
+            output, x0, eps, jnp.zeros(3), jnp.ones(3), prediction, weight
         )
         return jnp.sum(terms)
 
@@ -145,7 +148,7 @@ def test_the_loss_of_a_bfloat16_output_is_float32():
 
 def test_an_unknown_weight_is_refused():
     with pytest.raises(UsageError, match="loss weight 'min_snr' is unknown.*snr_plus_one"):
-        losses.multiplier("min_snr", *coefficients(0.5), "v")
+        losses.multiplier("min_snr", *coefficients(0.5), prediction="v")
 
 
 def test_an_output_of_another_shape_is_refused():

@@ -181,7 +181,9 @@ def build_model(config: ConfigDict, num_classes: int, image_size: int) -> UNet:
     """The network, its sizes checked against the images'."""
     model = config.model.to_dict()
     if model["dtype"] not in _DTYPES:
-        raise UsageError(f"model.dtype {model['dtype']!r} is unknown: choose {' or '.join(_DTYPES)}.")
+        raise UsageError(
+            f"model.dtype {model['dtype']!r} is unknown: choose {' or '.join(_DTYPES)}."
+        )
     if len(model["channels"]) != len(model["attention"]):
         raise UsageError(
             f"model.attention={model['attention']} needs one entry for each of model.channels="

@@ -100,6 +100,34 @@ def with_variants(config: ConfigDict, chosen: str, variants: Mapping[str, Varian
     return config.lock()
 
 
+def flawed(config: ConfigDict) -> None:
+    """Undo the four fixes, and nothing else: the recipe that the paper mends."""
+    config.schedule.zero_terminal_snr = False
+    config.prediction = "eps"
+    config.loss.weight = "snr"  # plain for an eps network, as snr_plus_one is for a v network
+    config.sampler.spacing = "leading"
+    config.sampler.guidance_rescale = 0.0
+
+
+def smoke(config: ConfigDict) -> None:
+    """Everything runs, in under a minute on a laptop, and nothing is learnt."""
+    config.dataset.name = "brightness/16"
+    config.dataset.batch_size = 16
+    config.model.channels = (16, 32)
+    config.model.num_res_blocks = 1
+    config.model.attention = (False, True)
+    config.model.head_dim = 16
+    config.optimizer.warmup_steps = 2
+    config.train.num_steps = 20
+    config.train.steps_per_dispatch = 1
+    config.train.log_every = 5
+    config.train.sample_every = 10
+    config.train.save_every = 10
+    config.sampler.num_steps = 10
+    config.evaluation.num_samples = 64
+    config.evaluation.batch_size = 64
+
+
 def validate(config: ConfigDict) -> None:
     """Refuse values that no object of the run would refuse by itself, or only too late.
 
@@ -146,7 +174,7 @@ def require_same_run(saved: Mapping[str, Any], current: Mapping[str, Any], where
     Args: saved, current: two results of `to_json`; where: the workdir, for the message.
     Raises: UsageError naming the first setting that differs, and both values.
     """
-    saved, current = dict(_flatten(saved)), dict(_flatten(current))
+    saved, current = dict(flatten(saved)), dict(flatten(current))
     for name in sorted(saved.keys() | current.keys()):
         if name.startswith(MAY_CHANGE) or saved.get(name) == current.get(name):
             continue
@@ -156,9 +184,10 @@ def require_same_run(saved: Mapping[str, Any], current: Mapping[str, Any], where
         )
 
 
-def _flatten(tree: Mapping[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
+def flatten(tree: Mapping[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
+    """The leaves of nested settings, under their full names: ("sampler.eta", 0.0), ..."""
     leaves = []
     for key, value in tree.items():
         name = f"{prefix}{key}"
-        leaves += _flatten(value, f"{name}.") if isinstance(value, Mapping) else [(name, value)]
+        leaves += flatten(value, f"{name}.") if isinstance(value, Mapping) else [(name, value)]
     return leaves

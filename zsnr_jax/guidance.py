@@ -44,14 +44,19 @@ def guide(
     """
     cond, uncond = cond.astype(jnp.float32), uncond.astype(jnp.float32)
     guided = cond + (scale - 1) * (cond - uncond)
-    axes = tuple(range(1, cond.ndim))
-    var_cond = jnp.var(cond, axes, keepdims=True)
-    var_guided = jnp.var(guided, axes, keepdims=True)
+    var_cond, var_guided = _variance(cond), _variance(guided)
     # The square root must never see a zero, not even on the branch that `where` discards: its
     # gradient would be NaN there.
     degenerate = (var_cond == 0) | (var_guided == 0)
     ratio = jnp.sqrt(jnp.where(degenerate, 1, var_cond) / jnp.where(degenerate, 1, var_guided))
     return guided * (1 + rescale * (ratio - 1))
+
+
+def _variance(x: jax.Array) -> jax.Array:
+    """Each example's variance, [B, 1, ...]; exactly 0 where it is constant."""
+    # The mean of a constant may be off by rounding; the mean of zeros is not.
+    first = x[(slice(None), *[slice(1)] * (x.ndim - 1))]
+    return jnp.var(x - first, tuple(range(1, x.ndim)), keepdims=True)
 
 
 def guide_network(

@@ -37,9 +37,7 @@ def snr(alpha: jax.Array, sigma: jax.Array) -> jax.Array:
 LOSS_WEIGHTS: dict[str, LossWeight] = {"snr_plus_one": snr_plus_one, "snr": snr}
 
 
-def multiplier(
-    weight: str, alpha: jax.Array, sigma: jax.Array, prediction: str
-) -> jax.Array:
+def multiplier(weight: str, alpha: jax.Array, sigma: jax.Array, prediction: str) -> jax.Array:
     """The factor of the squared error of a v, x0 or eps output under a weight.
 
     Args: weight: a name of `LOSS_WEIGHTS`; alpha, sigma [B]; prediction: v, x0 or eps.

@@ -76,9 +76,7 @@ def _train(
 
     return loop.train(
         state,
-        step=make_train_step(
-            run.objective, run.optimizer, run.ema_decay, run.seed, parallel.AXIS
-        ),
+        step=make_train_step(run.objective, run.optimizer, run.ema_decay, run.seed, parallel.AXIS),
         probe=make_probe(run.objective, run.seed, parallel.AXIS),
         learning_rate=run.learning_rate,
         batches=run.batches(int(state.step)),
@@ -160,5 +158,3 @@ def _open(workdir: Path, keep: int, read_only: bool = False) -> Iterator[Checkpo
         yield checkpoints
     finally:
         checkpoints.close()
-
-

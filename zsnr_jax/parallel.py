@@ -41,9 +41,7 @@ def parallel_step(step: Callable[[Any, Any], Any]) -> Callable[[Any, Any], Any]:
     The batches are [steps, rows, ...]: each one's rows are split over this host's devices. Metrics
     must come back reduced over `AXIS`.
     """
-    placed = jax.pmap(
-        step, axis_name=AXIS, in_axes=(None, 1), out_axes=None, donate_argnums=0
-    )
+    placed = jax.pmap(step, axis_name=AXIS, in_axes=(None, 1), out_axes=None, donate_argnums=0)
     return lambda state, batches: placed(state, split_rows(batches, axis=1))
 
 

@@ -225,7 +225,7 @@ def _subtitle(axes: Axes, text: str, theme: Theme) -> None:
 
 
 def _label_histogram(axes: Axes, histogram: Mapping[str, Any], theme: Theme) -> None:
-    """Name each curve where it can be read: the flawed one in the middle, the others at the sides."""
+    """Name each curve where there is room: the flawed one in the middle, the others beside it."""
     edges = np.asarray(histogram["edges"])
     centres = (edges[1:] + edges[:-1]) / 2
     top = axes.get_ylim()[1]

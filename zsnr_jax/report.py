@@ -113,25 +113,20 @@ def verdict(run: Run) -> str:
     this, flawed = (_ideal(run, which, "brightness/std_ratio") for which in ("this", "flawed"))
     if this is None or flawed is None:
         return sentence + "."
-    return (
-        f"{sentence}. A perfect network would reach <strong>{this:.2f}</strong> with this recipe, "
-        f"and only <strong>{flawed:.2f}</strong> with the flawed one."
-        if flawed < this - 0.005
-        else f"{sentence}; a perfect network would reach <strong>{this:.2f}</strong> with this recipe."
-    )
+    sentence += f". A perfect network would reach <strong>{this:.2f}</strong> with this recipe"
+    if this - flawed < 0.005:  # this recipe is the flawed one
+        return sentence + "."
+    return f"{sentence}, and only <strong>{flawed:.2f}</strong> with the flawed one."
 
 
 def recipe(run: Run) -> str:
     """The diffusion process and the sampler in a line of plain text."""
     process, sampler = run.results["process"], run.results["sampler"]
     end = "zero terminal SNR" if process.get("zero_terminal_snr") else "terminal SNR above zero"
-    guidance = f"guidance {sampler.get('guidance_scale', 1):g}"
-    if sampler.get("guidance_rescale"):
-        guidance += f" rescaled by {sampler['guidance_rescale']:g}"
     return (
-        f"Recipe: {process.get('schedule')} schedule, {end}, {process.get('prediction')}-prediction; "
-        f"{sampler.get('name')}, {sampler.get('num_steps')} {sampler.get('spacing')} steps, "
-        f"{guidance}"
+        f"Recipe: {process.get('schedule')} schedule, {end}, "
+        f"{process.get('prediction')}-prediction; "
+        f"{sampler.get('name')}, {sampler.get('num_steps')} {sampler.get('spacing')} steps"
     )
 
 
@@ -179,7 +174,8 @@ def _numbers(run: Run) -> str:
         estimate = _estimate(run, name)
         cells = [f"<b>{_number(estimate['value'])}</b>", _interval(estimate)]
         if ideal:
-            cells += [_number(_ideal(run, which, name)) for which in ("this", "flawed")]
+            best = [_ideal(run, which, name) for which in ("this", "flawed")]
+            cells += ["" if value is None else _number(value) for value in best]
         lines.append((_metric_name(name), cells))
     if not lines:
         return f"<section>{figure}</section>" if figure else ""
@@ -230,12 +226,14 @@ def _provenance(run: Run) -> str:
 def _pictures_of_all(runs: Sequence[Run]) -> str:
     shown = []
     if _has_picture(runs[0], "data"):
-        shown.append(_strip(runs[0], "data", "The data", "From dark to bright, as every strip here."))
+        shown.append(
+            _strip(runs[0], "data", "The data", "From dark to bright, as every strip here.")
+        )
     for run in runs:
         told = f"<p class=verdict>{verdict(run)}</p><p class=quiet>{_text(recipe(run))}.</p>"
         shown.append(f"<h2>{_text(run.name)}</h2>{told}")
         if _has_picture(run, "samples"):
-            shown.append(_strip(run, "samples", "", _sentence(_sampled(run))))
+            shown.append(_strip(run, "samples"))
     return f"<section>{''.join(shown)}</section>"
 
 
@@ -245,7 +243,10 @@ def _numbers_of_all(runs: Sequence[Run]) -> str:
     for name in names:
         estimates = [_estimate(run, name) for run in runs]
         lines.append(
-            (_metric_name(name), [f"<b>{_number(e['value'])}</b> {_interval(e)}" for e in estimates])
+            (
+                _metric_name(name),
+                [f"<b>{_number(e['value'])}</b> {_interval(e)}" for e in estimates],
+            )
         )
     figures = [
         f"<div><h3>{_text(run.name)}</h3>"
@@ -281,7 +282,7 @@ def _differences(runs: Sequence[Run]) -> str:
 # Pieces.
 
 
-def _strip(run: Run, name: str, title: str, caption: str) -> str:
+def _strip(run: Run, name: str, title: str = "", caption: str = "") -> str:
     path = run.workdir / "samples" / f"{name}.png"
     try:
         with Image.open(path) as image:
@@ -291,11 +292,11 @@ def _strip(run: Run, name: str, title: str, caption: str) -> str:
             f"{path} is no readable PNG ({error}): delete it, or sample again, and draw the page "
             "once more."
         ) from error
-    heading = f"<b>{_text(title)}</b> " if title else ""
+    heading = f"<b>{_text(title)}</b> <span class=quiet>{_text(caption)}</span>" if title else ""
     source = _data_uri(path.read_bytes(), "image/png")
-    alt = _text(f"{title or run.name}: {caption}")
+    alt = _text(f"{title or run.name}, from dark to bright")
     return (
-        f"<figure><figcaption>{heading}<span class=quiet>{_text(caption)}</span></figcaption>"
+        f"<figure><figcaption>{heading}</figcaption>"
         f'<img src="{source}" width={width} height={height} alt="{alt}"></figure>'
     )
 
@@ -360,17 +361,14 @@ def _interval(estimate: Mapping[str, float | None]) -> str:
 
 def _sampled(run: Run) -> str:
     sampler = run.results["sampler"]
-    return f"{sampler.get('num_steps')} {sampler.get('spacing')} steps from pure noise"
+    steps = f"{sampler.get('num_steps')} {sampler.get('spacing')} steps"
+    return f"{steps} from pure noise, without guidance, as in all numbers below"
 
 
 def _guided(run: Run) -> str:
-    guided = run.results.get("guided")
-    if not guided:
-        return "the same start, with classifier-free guidance"
-    rescale = guided.get("guidance_rescale", 0)
-    return (
-        f"the same start, with guidance scale {guided['guidance_scale']:g} and rescale {rescale:g}"
-    )
+    sampler = run.results["sampler"]
+    scale, rescale = (sampler.get(f"guidance_{which}") for which in ("scale", "rescale"))
+    return f"classifier-free guidance of scale {scale}, rescale {rescale}"
 
 
 def _dataset(run: Run) -> str:
@@ -478,7 +476,8 @@ h2 { font-size: 20px; margin: 44px 0 6px; }
 h3 { font-size: 16px; margin: 20px 0 0; }
 p { margin: 0 0 10px; }
 a { color: inherit; }
-.eyebrow { color: var(--quiet); font: 14px ui-monospace, Menlo, Consolas, monospace; margin: 0 0 4px; }
+.eyebrow { color: var(--quiet);
+  font: 14px ui-monospace, Menlo, Consolas, monospace; margin: 0 0 4px; }
 .verdict { font-size: 21px; line-height: 1.4; max-width: 46em; text-wrap: pretty; }
 .quiet { color: var(--quiet); font-weight: normal; font-size: 14px; }
 figure { margin: 14px 0 22px; }
@@ -498,7 +497,8 @@ thead th { font-size: 13px; font-weight: 600; color: var(--quiet); vertical-alig
 .interval { white-space: nowrap; color: var(--quiet); }
 pre { background: var(--tint); border-radius: 8px; padding: 12px 14px; margin: 6px 0 14px;
   overflow-x: auto; font: 13px/1.45 ui-monospace, Menlo, Consolas, monospace; }
-dl { display: grid; grid-template-columns: max-content minmax(0, 1fr); gap: 4px 20px; font-size: 14px; }
+dl { display: grid; grid-template-columns: max-content minmax(0, 1fr);
+  gap: 4px 20px; font-size: 14px; }
 dt { color: var(--quiet); }
 dd { margin: 0; }
 summary { cursor: pointer; font-weight: 600; margin-top: 10px; }
@@ -523,7 +523,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         elif arguments.out:
             path = write_comparison(arguments.workdirs, arguments.out)
         else:
-            raise UsageError("a page of several runs has no place of its own: pass --out=page.html.")
+            raise UsageError("a page of several runs needs a place: pass --out=page.html.")
     except UsageError as error:
         sys.exit(f"zsnr_jax.report: {error}")
     print(path)

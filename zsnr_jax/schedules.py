@@ -59,7 +59,9 @@ def make_schedule(
       leaves SNR(T) above 1e-4, since the betas' endpoints are made for 1000 steps.
     """
     if name not in SCHEDULES:
-        raise UsageError(f"schedule name {name!r} is unknown: choose one of {', '.join(SCHEDULES)}.")
+        raise UsageError(
+            f"schedule name {name!r} is unknown: choose one of {', '.join(SCHEDULES)}."
+        )
     if num_steps < 2:
         raise UsageError(f"a schedule needs at least 2 steps, and num_steps is {num_steps}.")
     if name == "cosine":

@@ -43,7 +43,7 @@ def make_timesteps(
         levels = 1 + T // S * np.arange(S)[::-1] + steps_offset
     elif spacing == "linspace":
         steps = max(S - 1, 1)
-        levels = 1 + _divide_half_even((T - 1) * np.arange(steps, steps - S, -1), steps)
+        levels = _divide_half_even(steps + (T - 1) * np.arange(steps, steps - S, -1), steps)
     else:
         levels = _divide_half_even(T * np.arange(S, 0, -1), S)
     if not 1 <= levels[-1] <= levels[0] <= T:
@@ -56,5 +56,7 @@ def make_timesteps(
 
 def _divide_half_even(numerator: np.ndarray, denominator: int) -> np.ndarray:
     quotient, remainder = np.divmod(numerator, denominator)
-    round_up = (2 * remainder > denominator) | ((2 * remainder == denominator) & (quotient % 2 == 1))
+    round_up = (2 * remainder > denominator) | (
+        (2 * remainder == denominator) & (quotient % 2 == 1)
+    )
     return quotient + round_up

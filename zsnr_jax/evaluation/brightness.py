@@ -134,17 +134,17 @@ def evaluate(
     by_label = _split(samples, labels, len(label_names))
     data_by_label = _split(data, data_labels, len(label_names))
     rng = np.random.default_rng(seed)
-    together = np.concatenate
-    yield "brightness/std_ratio", bootstrap(lambda g: std_ratio(together(g), data), by_label, rng)
-    yield "brightness/wasserstein1", bootstrap(
-        lambda g: wasserstein1(together(g), data), by_label, rng
-    )
-    yield "brightness/mean_recovery", bootstrap(
-        lambda g: recovery_slope(g, data_by_label), by_label, rng
-    )
+    overall = {
+        "std_ratio": lambda groups: std_ratio(np.concatenate(groups), data),
+        "wasserstein1": lambda groups: wasserstein1(np.concatenate(groups), data),
+        "mean_recovery": lambda groups: recovery_slope(groups, data_by_label),
+    }
+    for name, statistic in overall.items():
+        yield f"brightness/{name}", bootstrap(statistic, by_label, rng)
     for name, group, truth in zip(label_names, by_label, data_by_label, strict=True):
-        yield f"brightness/mean_recovery/{name}", bootstrap(
-            lambda g, truth=truth: mean_recovery(g[0], truth), [group], rng
+        yield (
+            f"brightness/mean_recovery/{name}",
+            bootstrap(lambda groups, truth=truth: mean_recovery(groups[0], truth), [group], rng),
         )
 
 
@@ -164,7 +164,7 @@ def _resample(values: np.ndarray, rng: np.random.Generator) -> np.ndarray:
 def _split(values: np.ndarray, labels: np.ndarray, num_labels: int) -> list[np.ndarray]:
     """Values [n] by their label [n]: one array per label, empty where the label does not occur."""
     labels = np.asarray(labels)
-    if labels.size and not (0 <= labels.min() and labels.max() < num_labels):
+    if labels.size and not (labels.min() >= 0 and labels.max() < num_labels):
         raise UsageError(
             f"labels run from {labels.min()} to {labels.max()}, and there are {num_labels} "
             "label_names: give one name for each label from 0 up."

@@ -1,6 +1,6 @@
 """The best that any network could do: the optimal denoiser of a finite dataset, in closed form.
 
-    E[x0 | x_t] = sum_i w_i x_i,    w = softmax_i((alpha <x_t, x_i> - alpha^2 |x_i|^2 / 2) / sigma^2)
+    E[x0 | x_t] = sum_i w_i x_i,    w = softmax_i((alpha <x_t, x_i> - alpha^2 |x_i|^2/2) / sigma^2)
 
 Sampling with it separates the recipe (schedule, timesteps, sampler) from the network: what it
 cannot reach, no training will. At SNR = 0 all weights are equal, so it predicts the mean of the
@@ -29,7 +29,9 @@ _MAX_BATCH = 256
 
 
 def make_ideal_denoise(
-    images: jax.Array, schedule: NoiseSchedule, mask: jax.Array | None = None
+    images: jax.Array | np.ndarray,
+    schedule: NoiseSchedule,
+    mask: jax.Array | np.ndarray | None = None,
 ) -> Denoise:
     """The optimal denoiser of equally likely images, in the convention of `samplers`.
 
@@ -40,8 +42,8 @@ def make_ideal_denoise(
     Returns: denoise(x_t [B, ...], level, an int32 scalar in 1..T) -> (x0_hat, eps_hat), float32.
     At SNR = 0, x0_hat is the mean of the images, the same bits for every x_t, and eps_hat is x_t.
     """
-    mask = jnp.ones(len(images), bool) if mask is None else mask
-    flat = images.reshape(len(images), -1).astype(jnp.float32)
+    mask = jnp.ones(len(images), bool) if mask is None else jnp.asarray(mask)
+    flat = jnp.asarray(images, jnp.float32).reshape(len(images), -1)
     mean = jnp.sum(flat, axis=0, where=mask[:, None], keepdims=True) / jnp.sum(mask)
     # Around the mean the weights are the same, and the rounding of large inner products smaller.
     centred = jnp.where(mask[:, None], flat - mean, 0.0)
@@ -78,8 +80,7 @@ def ideal_samples(
       sample_labels: int [m], the label of each sample; each must occur in the data.
       x_T: [m, ...], the start: standard normal noise.
       sampler: the update rule.  key: for a stochastic one.
-    Returns: float32 [m, ...]. With a full path down to level 0 they resemble, and at many steps
-      are, images of the dataset: it is the recipe that is judged by them, not the novelty.
+    Returns: float32 [m, ...], close to images of the dataset: they judge the recipe, not novelty.
     Raises: UsageError for a sample label without data, or a stochastic sampler without a key.
     """
     images, labels = np.asarray(images, np.float32), np.asarray(labels)
@@ -93,7 +94,7 @@ def ideal_samples(
     size = max((int(np.sum(labels == label)) for label in wanted), default=0)
     samples = np.empty_like(x_T)
     for label in wanted:
-        group, mask = _pad(images[labels == label], size), np.arange(size) < np.sum(labels == label)
+        group, mask = _pad(images[labels == label], size)
         rows = np.flatnonzero(sample_labels == label)
         for some in np.split(rows, range(batch, len(rows), batch)):
             # Padded to one shape, and by repeated rows, so that all of it compiles once.
@@ -146,5 +147,7 @@ def _integrate(
     return samplers.integrate(sampler, denoise, x_T, path, key, index)
 
 
-def _pad(rows: np.ndarray, size: int) -> np.ndarray:
-    return np.concatenate([rows, np.zeros((size - len(rows), *rows.shape[1:]), rows.dtype)])
+def _pad(rows: np.ndarray, size: int) -> tuple[np.ndarray, np.ndarray]:
+    """Rows [n, ...] with zeros put after them, [size, ...], and which are real, bool [size]."""
+    zeros = np.zeros((size - len(rows), *rows.shape[1:]), rows.dtype)
+    return np.concatenate([rows, zeros]), np.arange(size) < len(rows)

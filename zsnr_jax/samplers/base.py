@@ -79,10 +79,10 @@ def coefficients(
     Returns: a pytree of NumPy arrays [S]; equal S means equal shapes, hence one compilation.
     Raises: UsageError for levels that do not decrease or leave the range.
     """
-    levels = np.append(np.asarray(timesteps), final_level)
-    T = schedule.num_steps
-    if levels.ndim != 1 or levels.size < 2 or not np.issubdtype(levels.dtype, np.integer):
+    levels, T = np.asarray(timesteps), schedule.num_steps
+    if levels.ndim != 1 or levels.size == 0 or not np.issubdtype(levels.dtype, np.integer):
         raise UsageError("timesteps must be one non-empty row of integer levels.")
+    levels = np.append(levels, final_level)
     if not (np.all(np.diff(levels) < 0) and final_level >= 0 and levels[0] <= T):
         raise UsageError(
             f"timesteps must decrease strictly from at most T = {T} to above final_level = "

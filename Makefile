@@ -1,0 +1,21 @@
+PYTHON ?= python
+SMOKE ?= /tmp/zsnr_jax/smoke
+
+.PHONY: check test smoke notebooks
+
+check:  ## format, lint and types
+	$(PYTHON) -m ruff format --check .
+	$(PYTHON) -m ruff check .
+	$(PYTHON) -m pyright
+
+test:  ## everything
+	$(PYTHON) -m pytest -n 2
+
+smoke:  ## the main path of every recipe that runs on a laptop, in small
+	rm -rf $(SMOKE)
+	$(PYTHON) -m zsnr_jax.main --config=configs/brightness.py:smoke --workdir=$(SMOKE)/fixed
+	$(PYTHON) -m zsnr_jax.main --config=configs/brightness.py:flawed,smoke --workdir=$(SMOKE)/flawed
+	$(PYTHON) -m zsnr_jax.report $(SMOKE)/fixed $(SMOKE)/flawed --out=$(SMOKE)/report.html
+
+notebooks:  ## run each notebook's .py from a clean kernel and store its outputs in the .ipynb
+	$(PYTHON) -m jupytext --to ipynb --execute notebooks/*.py

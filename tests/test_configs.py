@@ -1,0 +1,122 @@
+"""Every recipe and variant makes a run; every wrong value is told in one sentence."""
+
+import importlib.util
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import pytest
+from ml_collections import ConfigDict
+
+from zsnr_jax import build, config as config_lib
+from zsnr_jax.errors import UsageError
+
+CONFIGS = Path(__file__).parents[1] / "configs"
+RECIPES = [
+    (path.stem, variants)
+    for path in sorted(CONFIGS.glob("*.py"))
+    for variants in ("", "flawed", "smoke", "flawed,smoke")
+] + [("brightness", "16"), ("brightness", "64"), ("brightness", "flawed,64")]
+# What TFDS says of the sets that are not here: classes and pixels per side.
+ELSEWHERE = {"cifar10": (10, 32), "imagenet_resized/64x64": (1000, 64)}
+
+
+def recipe(name: str, variants: str = "") -> ConfigDict:
+    """configs/NAME.py:VARIANTS."""
+    spec = importlib.util.spec_from_file_location(name, CONFIGS / f"{name}.py")
+    assert spec and spec.loader
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module.get_config(variants)
+
+
+@pytest.mark.parametrize("name, variants", RECIPES)
+def test_every_recipe_makes_a_process_a_sampler_and_a_network(name: str, variants: str) -> None:
+    config = recipe(name, variants)
+    config_lib.validate(config)
+    process = build.build_process(config)
+    build.build_sampling(config, process)
+    num_classes, size = ELSEWHERE.get(config.dataset.name) or (
+        6, int(config.dataset.name.removeprefix("brightness/"))
+    )  # fmt: skip
+    model = build.build_model(config, num_classes, size)
+    rows = jnp.zeros(2, jnp.int32)
+    images = jax.ShapeDtypeStruct((2, size, size, 3), jnp.float32)
+    output, _ = jax.eval_shape(model.init_with_output, jax.random.key(0), images, rows, rows)
+    assert output.shape == images.shape
+    assert process.zero_terminal_snr is ("flawed" not in variants)
+
+
+def test_flawed_undoes_the_four_fixes_and_nothing_else() -> None:
+    fixed, flawed = (
+        dict(config_lib.flatten(config_lib.to_json(recipe("brightness", variants))))
+        for variants in ("", "flawed")
+    )
+    changed = {name: flawed[name] for name in fixed if fixed[name] != flawed[name]}
+    assert changed == {
+        "schedule.zero_terminal_snr": False,
+        "prediction": "eps",
+        "loss.weight": "snr",
+        "sampler.spacing": "leading",
+        "sampler.guidance_rescale": 0.0,
+    }
+
+
+def test_an_unknown_variant_is_refused() -> None:
+    with pytest.raises(UsageError, match="'flaw' is unknown: this config has flawed, smoke, 16"):
+        recipe("brightness", "flaw")
+
+
+def test_settings_are_locked() -> None:
+    with pytest.raises(AttributeError):
+        recipe("brightness").dataset.nmae = "digits"
+
+
+WRONG = {
+    "prediction": ("eps", "pure noise"),
+    "schedule.name": ("linaer", "linear, cosine, scaled_linear"),
+    "sampler.num_steps": (0, "from 1 to T = 1000, and it is 0"),
+    "sampler.spacing": ("trailling", "leading, linspace, trailing"),
+    "sampler.name": ("dimm", "choose one of ddim"),
+    "sampler.eta": (1.5, r"eta must be in \[0, 1\]"),
+    "sampler.guidance_rescale": (1.1, r"sampler.guidance_rescale must be in \[0, 1\]"),
+    "loss.weight": ("min_snr", "snr_plus_one, snr"),
+    "loss.label_dropout": (-0.1, r"loss.label_dropout must be in \[0, 1\]"),
+    "model.dtype": ("float16", "float32 or bfloat16"),
+    "model.attention": ((True,), "one entry for each"),
+    "model.channels": ((12, 96, 128), "8 must divide"),
+    "model.patch_size": (3, "must divide the size"),
+    "optimizer.decay": ("linear", "cosine or constant"),
+    "optimizer.warmup_steps": (10**6, "optimizer.warmup_steps"),
+    "train.num_steps": (0, "at least 1"),
+    "train.steps_per_dispatch": (7, "multiple of train.steps_per_dispatch=7"),
+    "dataset.name": ("brightnes/32", "brightness/16"),
+}
+
+
+@pytest.mark.parametrize("name", WRONG)
+def test_a_wrong_value_is_refused_in_one_sentence(name: str) -> None:
+    value, message = WRONG[name]
+    config = recipe("brightness")
+    config.update_from_flattened_dict({name: value})
+    with pytest.raises(UsageError, match=message) as caught:
+        build.build(config)
+    assert "\n" not in str(caught.value)
+
+
+def test_the_largest_number_of_sample_steps_is_T() -> None:
+    config = recipe("brightness")
+    config.sampler.num_steps = 1001
+    with pytest.raises(UsageError, match="from 1 to T = 1000, and it is 1001"):
+        build.build(config)
+
+
+def test_another_run_is_told_from_the_same_one() -> None:
+    saved = config_lib.to_json(recipe("brightness"))
+    same = recipe("brightness")
+    same.sampler.num_steps = 10
+    same.evaluation.num_samples = 8
+    config_lib.require_same_run(saved, config_lib.to_json(same), "DIR")
+    same.seed = 1
+    with pytest.raises(UsageError, match="DIR holds a different run, with seed=0 .* has 1"):
+        config_lib.require_same_run(saved, config_lib.to_json(same), "DIR")

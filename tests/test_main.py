@@ -1,0 +1,179 @@
+"""The main path, end to end, and what a user sees who got something wrong."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+import pytest
+from PIL import Image
+
+from zsnr_jax.metrics import read_metrics
+
+ROOT = Path(__file__).parents[1]
+SMOKE = "--config=configs/brightness.py:smoke"
+
+
+def run(*arguments: str, devices: int = 1, timeout: int = 500) -> subprocess.CompletedProcess[str]:
+    """python -m zsnr_jax.main, as a user would."""
+    flags = f"--xla_force_host_platform_device_count={devices}"
+    return subprocess.run(
+        [sys.executable, "-m", "zsnr_jax.main", *arguments],
+        cwd=ROOT, env=os.environ | {"XLA_FLAGS": flags}, timeout=timeout, text=True,
+        capture_output=True,
+    )  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory) -> Path:
+    """A finished smoke run."""
+    workdir = tmp_path_factory.mktemp("run") / "smoke"
+    done = run(SMOKE, f"--workdir={workdir}")
+    assert done.returncode == 0, done.stderr
+    assert "parameters" in done.stdout
+    assert str(workdir / "report.html") in done.stdout
+    return workdir
+
+
+def test_a_run_leaves_everything_it_promises(trained: Path) -> None:
+    results = json.loads((trained / "results.json").read_text())
+    assert results["step"] == 20 and results["num_samples"] == 64
+    assert set(results["metrics"]) >= {"brightness/std_ratio", "brightness/mean_recovery"}
+    assert results["ideal"]["this"]["std_ratio"] > results["ideal"]["flawed"]["std_ratio"]
+    rows = read_metrics(trained / "metrics.jsonl")
+    assert [row["step"] for row in rows] == [5, 10, 15, 20]
+    assert all(np.isfinite(row["loss_at_T"]) and len(row["loss_by_level"]) == 10 for row in rows)
+    assert sorted(p.name for p in (trained / "checkpoints").iterdir()) == ["10", "20"]
+    for name in ("samples", "guided", "data", "ideal_flawed", "step_000010"):
+        assert np.ptp(np.asarray(Image.open(trained / "samples" / f"{name}.png"))) > 0
+    archive = np.load(trained / "samples" / "samples.npz")
+    assert archive["images"].shape == (64, 16, 16, 3) and archive["images"].dtype == np.uint8
+    assert (trained / "report.html").stat().st_size > 10_000
+
+
+def _restored(workdir: Path, step: int):
+    with ocp.StandardCheckpointer() as checkpointer:
+        return checkpointer.restore((workdir / "checkpoints" / str(step) / "state").absolute())
+
+
+def test_a_resumed_run_is_the_run_that_was_never_stopped(trained: Path, tmp_path: Path) -> None:
+    resumed = tmp_path / "resumed"
+    shutil.copytree(trained, resumed)
+    shutil.rmtree(resumed / "checkpoints" / "20")
+    done = run(SMOKE, f"--workdir={resumed}")
+    assert done.returncode == 0, done.stderr
+    assert "Going on from step 10 of 20" in done.stdout
+    whole, parts = _restored(trained, 20), _restored(resumed, 20)
+    assert len(jax.tree.leaves(whole)) > 100
+    jax.tree.map(np.testing.assert_array_equal, whole, parts)
+    for mine, theirs in zip(
+        read_metrics(trained / "metrics.jsonl"),
+        read_metrics(resumed / "metrics.jsonl"),
+        strict=True,
+    ):
+        assert (mine["loss"], mine["loss_at_T"]) == (theirs["loss"], theirs["loss_at_T"])
+
+
+def test_samples_can_be_drawn_again_in_another_way_from_a_checkpoint(
+    trained: Path, tmp_path: Path
+) -> None:
+    workdir = tmp_path / "again"
+    shutil.copytree(trained, workdir)
+    done = run(SMOKE, f"--workdir={workdir}", "--mode=sample", "--config.sampler.num_steps=3",
+               "--config.evaluation.num_samples=5", "--config.sampler.eta=1.0")  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    again = np.load(workdir / "samples" / "samples.npz")["images"]
+    assert again.shape == (5, 16, 16, 3)
+
+
+def _sentence(done: subprocess.CompletedProcess[str]) -> str:
+    """The one sentence a user sees; no traceback, and a non-zero exit."""
+    assert done.returncode not in (0, None)
+    assert "Traceback" not in done.stderr, done.stderr
+    lines = [line for line in done.stderr.splitlines() if line.strip()]
+    assert len(lines) == 1 and lines[0].startswith("error: "), done.stderr
+    return lines[0]
+
+
+MISTAKES = {
+    "unknown key": (["--config.sampler.nmu_steps=3"], "nmu_steps"),
+    "wrong type": (["--config.sampler.num_steps=many"], "many"),
+    "unknown value": (["--config.sampler.spacing=trailling"], "leading, linspace, trailing"),
+    "eps": (["--config.prediction=eps"], "eps-prediction cannot be used with zero terminal SNR"),
+    "no steps": (["--config.sampler.num_steps=0"], "from 1 to T = 1000, and it is 0"),
+    "too many steps": (["--config.sampler.num_steps=1001"], "from 1 to T = 1000, and it is 1001"),
+    "rescale": (["--config.sampler.guidance_rescale=1.5"], "guidance_rescale must be in [0, 1]"),
+    "not a flag": (["smoke"], "'smoke' is not a flag"),
+    "unknown flag": (["--wrokdir=x"], "wrokdir"),
+    "unknown mode": (["--mode=trian"], "train"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("mistake", MISTAKES)
+def test_a_mistake_costs_one_sentence(mistake: str, tmp_path: Path) -> None:
+    arguments, message = MISTAKES[mistake]
+    assert message in _sentence(run(SMOKE, f"--workdir={tmp_path / 'run'}", *arguments))
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    "config, message",
+    [
+        ("configs/brightness.py:smok", "variant 'smok' is unknown"),
+        ("configs/nothing.py", "configs/nothing.py"),
+    ],
+)
+def test_a_wrong_config_file_costs_one_sentence(config: str, message: str, tmp_path: Path) -> None:
+    assert message in _sentence(run(f"--config={config}", f"--workdir={tmp_path}"))
+
+
+def test_a_missing_flag_costs_one_sentence() -> None:
+    assert "--workdir is missing" in _sentence(run(SMOKE))
+
+
+def test_a_batch_that_the_devices_cannot_share_is_refused(tmp_path: Path) -> None:
+    done = run(SMOKE, f"--workdir={tmp_path}", "--config.dataset.batch_size=12", devices=8)
+    assert "dataset.batch_size=12 cannot be shared evenly by 8 devices" in _sentence(done)
+
+
+def test_a_file_in_the_place_of_the_workdir_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "run").write_text("mine")
+    assert "cannot be made" in _sentence(run(SMOKE, f"--workdir={tmp_path / 'run'}"))
+    assert (tmp_path / "run").read_text() == "mine"
+
+
+def test_a_workdir_of_another_run_is_refused(trained: Path) -> None:
+    done = run(SMOKE, f"--workdir={trained}", "--config.seed=1")
+    assert "holds a different run, with seed=0 where this one has 1" in _sentence(done)
+
+
+def test_sampling_under_a_contradicting_process_is_refused(trained: Path) -> None:
+    done = run(SMOKE, f"--workdir={trained}", "--mode=sample", "--config.prediction=x0")
+    sentence = _sentence(done)
+    assert "prediction='v'" in sentence and "prediction='x0'" in sentence
+
+
+def test_sampling_without_a_checkpoint_is_refused(tmp_path: Path) -> None:
+    done = run(SMOKE, f"--workdir={tmp_path}", "--mode=sample")
+    assert "train there first" in _sentence(done)
+
+
+def test_a_checkpoint_cut_short_is_refused(trained: Path, tmp_path: Path) -> None:
+    workdir = tmp_path / "cut"
+    shutil.copytree(trained, workdir)
+    files = [p for p in (workdir / "checkpoints" / "20").rglob("*") if p.is_file()]
+    victim = max(files, key=lambda p: p.stat().st_size)
+    victim.write_bytes(victim.read_bytes()[:100])
+    assert "checkpoint 20" in _sentence(run(SMOKE, f"--workdir={workdir}", "--mode=eval"))
+
+
+def test_help_helps() -> None:
+    done = run("--help")
+    text = done.stdout + done.stderr
+    for word in ("--config", "--workdir", "--mode", "Train, evaluate or sample", "resum"):
+        assert word in text or word == "resum"

@@ -1,0 +1,74 @@
+"""Not a test: train and sample a tiny network on D devices and write what came out.
+
+python tests/train/devices.py D OUT.npz [float64], with D forced CPU devices in XLA_FLAGS.
+"""
+
+import functools
+import sys
+
+import jax
+import numpy as np
+
+if "float64" in sys.argv:
+    jax.config.update("jax_enable_x64", True)
+
+import jax.numpy as jnp
+
+from zsnr_jax import parallel, samplers, timesteps
+from zsnr_jax.generate import Generator, Sampling
+from zsnr_jax.models.unet import UNet
+from zsnr_jax.process import DiffusionProcess
+from zsnr_jax.train.optimizer import make_optimizer
+from zsnr_jax.train.state import init_state
+from zsnr_jax.train.step import Objective, make_train_step, repeat_step
+
+BATCH, STEPS, SIZE = 16, 10, 8
+
+
+def run(num_devices: int, dtype: type) -> dict[str, np.ndarray]:
+    """Ten steps and a batch of samples: parameters, losses, gradient norms and samples."""
+    assert jax.device_count() == num_devices
+    model = UNet(3, (8, 16), 1, (False, True), head_dim=8, dropout=0.1, dtype=dtype)
+    process = DiffusionProcess()
+    image = jnp.zeros((1, SIZE, SIZE, 1), dtype)
+    zeros = jnp.zeros(1, jnp.int32)
+    params = jax.jit(model.init)(jax.random.key(0), image, zeros, zeros)
+    params = jax.tree.map(lambda p: p.astype(dtype), params)
+    optimizer = make_optimizer(lambda step: 1e-3, 0.9, 0.99, 0.01, 1.0)
+    objective = Objective(model.apply, process, model.null_label)
+    step = make_train_step(objective, optimizer, 0.9, 0, parallel.AXIS)
+    place = parallel.parallel_step(repeat_step(step))
+    rng = np.random.default_rng(0)
+    batches = {
+        "image": rng.uniform(-1, 1, (STEPS, BATCH, SIZE, SIZE, 1)).astype(dtype),
+        "label": rng.integers(0, 3, (STEPS, BATCH)).astype(np.int32),
+        "index": np.tile(np.arange(BATCH, dtype=np.int32), (STEPS, 1)),
+    }
+    # Steps one by one: state goes back and forth between calls, as in a run.
+    state, history = init_state(params, optimizer), []
+    for i in range(STEPS):
+        state, metrics = place(state, {k: v[i : i + 1] for k, v in batches.items()})
+        history.append(jax.device_get(metrics))
+    sampling = Sampling(samplers.ddim(1.0), timesteps.make_timesteps("trailing", 1000, 4), 3.0, 0.7)
+    generate = functools.partial(
+        Generator(
+            model.apply, process, sampling, null_label=model.null_label,
+            image_shape=(SIZE, SIZE, 1), batch_size=5, seed=0,
+        ),
+        jax.device_get(state.ema_params),
+        np.arange(11) % 3,
+    )  # fmt: skip
+    leaves = jax.tree.leaves(jax.device_get((state.params, state.ema_params)))
+    return {
+        "params": np.concatenate([np.ravel(leaf) for leaf in leaves]),
+        "loss": np.concatenate([m["loss"] for m in history]),
+        "grad_norm": np.concatenate([m["grad_norm"] for m in history]),
+        "level_count": np.concatenate([m["level_count"] for m in history]),
+        "samples": generate(),
+        "guided": generate(guided=True),
+    }
+
+
+if __name__ == "__main__":
+    found = run(int(sys.argv[1]), np.float64 if "float64" in sys.argv else np.float32)
+    np.savez(sys.argv[2], **found)

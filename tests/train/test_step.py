@@ -1,0 +1,136 @@
+"""The pure training step, against what it should compute by the paper's formulas."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from zsnr_jax.process import DiffusionProcess
+from zsnr_jax.train import step as step_lib
+from zsnr_jax.train.state import init_state, update_ema
+
+PROCESS = DiffusionProcess("scaled_linear", 1000, zero_terminal_snr=True, prediction="v")
+BATCH = {
+    "image": np.random.default_rng(0).uniform(-1, 1, (8, 4, 4, 1)).astype(np.float32),
+    "label": np.arange(8, dtype=np.int32) % 3,
+    "index": np.arange(8, dtype=np.int32),
+}
+
+
+def _linear(params, x_t, timestep, label, dropout_keys):
+    """A network with a constant to learn for each label: enough to see every path."""
+    del x_t, timestep, dropout_keys
+    return jnp.broadcast_to(params[label][:, None, None, None], (len(label), 4, 4, 1))
+
+
+def _objective(network=_linear, **options) -> step_lib.Objective:
+    return step_lib.Objective(network, PROCESS, null_label=3, **options)
+
+
+@functools.cache
+def _step(decay: float = 0.9):
+    return jax.jit(step_lib.make_train_step(_objective(), optax.sgd(0.1), decay, seed=0))
+
+
+def _state():
+    return init_state(jnp.zeros(4), optax.sgd(0.1))
+
+
+def test_a_step_moves_params_average_and_counters() -> None:
+    state, metrics = _step()(_state(), BATCH)
+    assert (int(state.step), int(state.updates)) == (1, 1)
+    assert np.any(state.params != 0)
+    np.testing.assert_allclose(state.ema_params, 0.9 * state.params, rtol=1e-6)  # d = 1/10
+    assert np.isfinite(metrics["loss"]) and np.isfinite(metrics["grad_norm"])
+
+
+@pytest.mark.parametrize("updates, expected", [(0, 0.1), (10, 0.55), (10_000, 0.9)])
+def test_the_average_warms_up(updates: int, expected: float) -> None:
+    averaged = update_ema(jnp.ones(1), jnp.zeros(1), jnp.int32(updates), decay=0.9)
+    np.testing.assert_allclose(averaged, expected, rtol=1e-6)
+
+
+def test_levels_are_uniform_over_1_to_T_and_the_loss_is_told_by_level() -> None:
+    seen = []
+
+    def network(params, x_t, timestep, label, dropout_keys):
+        seen.append(timestep)
+        return jnp.zeros_like(x_t)
+
+    n = 20_000
+    batch = {
+        "image": np.zeros((n, 1, 1, 1), np.float32),
+        "label": np.zeros(n, np.int32),
+        "index": np.arange(n),
+    }
+    keys = jax.random.split(jax.random.key(0), n)
+    loss, by_level = step_lib.loss_fn(_objective(network), None, batch, keys)
+    timestep = np.asarray(seen[0])
+    assert (timestep.min(), timestep.max()) == (0, 999)
+    counts = np.histogram(timestep, bins=10, range=(0, 1000))[0]
+    np.testing.assert_array_equal(by_level["level_count"], counts)
+    assert np.all(np.abs(counts / n - 0.1) < 0.01)
+    np.testing.assert_allclose(by_level["level_loss_sum"].sum() / n, loss, rtol=1e-4)
+
+
+def test_labels_are_hidden_at_the_rate_asked_for() -> None:
+    seen = []
+
+    def network(params, x_t, timestep, label, dropout_keys):
+        seen.append(label)
+        return jnp.zeros_like(x_t)
+
+    n = 10_000
+    batch = {
+        "image": np.zeros((n, 1, 1, 1), np.float32),
+        "label": np.zeros(n, np.int32),
+        "index": np.arange(n),
+    }
+    keys = jax.random.split(jax.random.key(0), n)
+    step_lib.loss_fn(_objective(network, label_dropout=0.3), None, batch, keys)
+    assert abs(np.mean(np.asarray(seen[0]) == 3) - 0.3) < 0.02
+
+
+def test_the_probe_is_the_loss_at_T_where_the_target_is_minus_x0() -> None:
+    probe = step_lib.make_probe(_objective(), seed=0)
+    state = _state().replace(params=jnp.array([0.1, 0.2, 0.3, 9.0]))
+    guess = np.array([0.1, 0.2, 0.3])[BATCH["label"]][:, None, None, None]
+    expected = np.mean((guess.astype(np.float64) + BATCH["image"]) ** 2)
+    np.testing.assert_allclose(probe(state, BATCH), expected, rtol=1e-6)
+
+
+def test_the_network_sees_pure_noise_at_T() -> None:
+    seen = []
+
+    def network(params, x_t, timestep, label, dropout_keys):
+        seen.append((x_t, timestep))
+        return jnp.zeros_like(x_t)
+
+    keys = jax.random.split(jax.random.key(0), 8)
+    level = jnp.full(8, 1000)
+    for image in (BATCH["image"], np.zeros_like(BATCH["image"])):
+        step_lib.loss_at_level(_objective(network), None, image, BATCH["label"], level, keys)
+    np.testing.assert_array_equal(seen[0][0], seen[1][0])
+    np.testing.assert_array_equal(seen[0][1], 999)
+
+
+def test_randomness_follows_the_row_and_the_step() -> None:
+    shuffled = {name: values[::-1] for name, values in BATCH.items()}
+    state, metrics = _step()(_state(), BATCH)
+    same, _ = _step()(_state(), shuffled)
+    np.testing.assert_allclose(state.params, same.params, rtol=1e-5)
+    later, later_metrics = _step()(_state().replace(step=jnp.int32(1)), BATCH)
+    assert metrics["loss"] != later_metrics["loss"]
+
+
+def test_several_steps_in_one_call_equal_single_ones() -> None:
+    batches = {name: np.stack([values, values]) for name, values in BATCH.items()}
+    many, metrics = jax.jit(step_lib.repeat_step(_step()))(_state(), batches)
+    one, first = _step()(_state(), BATCH)
+    two, second = _step()(one, BATCH)
+    np.testing.assert_allclose(metrics["loss"], [first["loss"], second["loss"]], rtol=1e-6)
+    np.testing.assert_allclose(many.params, two.params, rtol=1e-6)
+    assert int(many.step) == 2
