@@ -43,7 +43,8 @@ setup(
         "optax",
         "orbax-checkpoint>=0.12",
         "pillow",
-        "scikit-learn",  # the digits, and SciPy's Wasserstein distance
+        "scikit-learn",  # the digits
+        "scipy",
         "tensorboardX",
         "tensorflow-datasets>=4.9.9",
         "tqdm",

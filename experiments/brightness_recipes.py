@@ -18,6 +18,7 @@ from pathlib import Path
 import numpy as np
 
 from zsnr_jax import plotting
+from zsnr_jax.data import make_images
 from zsnr_jax.evaluation import brightness
 
 RESULTS = Path(__file__).parent / "results"
@@ -66,6 +67,18 @@ def summarize(folders: list[Path]) -> dict:
     }
 
 
+def draw(folders: dict[str, list[Path]], results: dict, path: Path) -> None:
+    """The README's picture: the data, and the first seed of each recipe."""
+    dataset = json.loads((folders["fixed"][0] / "results.json").read_text())["dataset"]["name"]
+    size = int(dataset.partition("/")[2])
+    sets = [("The data", make_images(size, 512, seed=0)[0], "brightness uniform from -1 to 1")]
+    for recipe, title in (("flawed", "Trained and sampled flawed"), ("fixed", "With the fixes")):
+        images = np.load(folders[recipe][0] / "samples" / "samples.npz")["images"]
+        ratio = results[recipe]["runs"][0]["std_ratio"]["value"]
+        sets.append((title, images, f"{ratio:.2f} of the data's spread"))
+    plotting.save_figure(path, plotting.recipes_beside_each_other(sets))
+
+
 def main() -> None:
     """Train what is missing, then measure, draw and assert."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -80,10 +93,7 @@ def main() -> None:
     results = {recipe: summarize(runs) for recipe, runs in folders.items()}
     results["command"] = f"python experiments/brightness_recipes.py --workdir={arguments.workdir}"
     (out / "brightness_recipes.json").write_text(json.dumps(results, indent=2) + "\n")
-    first = {
-        recipe: np.load(runs[0] / "samples" / "samples.npz")["images"]
-        for recipe, runs in folders.items()
-    }
+    draw(folders, results, out / "brightness_recipes.png")
     for recipe in RECIPES:
         found = results[recipe]
         print(
@@ -91,7 +101,6 @@ def main() -> None:
                 recipe, found["ideal_std_ratio"], **found["std_ratio"]
             )
         )
-    plotting.save_recipes(out / "brightness_recipes.png", first)
     if not arguments.smoke:
         fixed, flawed = (results[recipe]["std_ratio"]["value"] for recipe in RECIPES)
         assert fixed - flawed >= 0.25, "the fixes should widen the spread of brightness"

@@ -8,7 +8,8 @@ import jax.numpy as jnp
 import pytest
 from ml_collections import ConfigDict
 
-from zsnr_jax import build, config as config_lib
+from zsnr_jax import build
+from zsnr_jax import config as config_lib
 from zsnr_jax.errors import UsageError
 
 CONFIGS = Path(__file__).parents[1] / "configs"

@@ -1,4 +1,4 @@
-"""Imports point one way (DESIGN.md, section 2), and importing us touches no device."""
+"""Imports point one way, and importing us touches no device."""
 
 import ast
 import pathlib

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from zsnr_jax.randomness import Purpose, purpose_key, row_keys, row_normal
+from zsnr_jax.randomness import Purpose, purpose_key, row_keys, row_levels, row_normal
 
 compiled = jax.jit(row_normal, static_argnums=3)
 
@@ -48,10 +48,27 @@ def test_numbers_are_standard_normal():
 
 
 def test_the_purposes_are_never_renumbered():
-    known = {"INIT": 0, "TRAIN": 1, "START": 2, "SAMPLE": 3, "PROBE": 4, "LABELS": 5}
-    assert {purpose.name: purpose.value for purpose in Purpose} | known == {
-        purpose.name: purpose.value for purpose in Purpose
-    }
+    known = {"INIT": 0, "TRAIN": 1, "START": 2, "SAMPLE": 3, "PROBE": 4, "LEVEL": 5}
+    numbers = {purpose.name: purpose.value for purpose in Purpose}
+    assert numbers | known == numbers
+    assert len(set(numbers.values())) == len(Purpose)
+
+
+def levels(step, index, num_steps):
+    return np.asarray(row_levels(purpose_key(0, Purpose.LEVEL), step, jnp.array(index), num_steps))
+
+
+def test_a_level_does_not_depend_on_its_batch_and_moves_with_the_step():
+    whole = levels(7, range(16), 1000)
+    assert whole.dtype == np.int32
+    np.testing.assert_array_equal(levels(7, (9, 2), 1000), whole[[9, 2]])
+    assert np.any(levels(8, range(16), 1000) != whole)
+
+
+def test_the_levels_of_a_large_batch_are_every_one_equally_often():
+    counts = np.bincount(levels(3, range(10_000), 10), minlength=11)
+    assert counts[0] == 0 and counts.size == 11
+    np.testing.assert_allclose(counts[1:], 1000, atol=5)
 
 
 def test_the_numbers_of_a_seed_are_fixed():

@@ -117,6 +117,7 @@ def smoke(config: ConfigDict) -> None:
     config.model.num_res_blocks = 1
     config.model.attention = (False, True)
     config.model.head_dim = 16
+    config.model.patch_size = 2
     config.optimizer.warmup_steps = 2
     config.train.num_steps = 20
     config.train.steps_per_dispatch = 1

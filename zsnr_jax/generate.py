@@ -39,7 +39,7 @@ class Generator:
         batch_size: int,
         seed: int,
     ):
-        """network: (params, x_t, timestep, label) -> output; batch_size is rounded up to devices."""
+        """network: (params, x_t, timestep, label) -> output; batch_size is rounded up for devices."""
         self._network = network
         self._process = process
         self._sampling = sampling

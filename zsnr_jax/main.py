@@ -13,7 +13,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from absl import app, flags
+from absl import app, flags, logging
 from ml_collections import config_flags
 
 from zsnr_jax.errors import UsageError
@@ -42,6 +42,8 @@ def parse_flags(argv: Sequence[str]) -> list[str]:
 def main(argv: Sequence[str]) -> None:
     """Dispatch on --mode. Imports come late, so that --help is quick."""
     from zsnr_jax import modes
+
+    logging.set_verbosity(logging.WARNING)  # Orbax tells all at INFO
 
     command = shlex.join(["python", "-m", "zsnr_jax.main", *sys.argv[1:]])
     run_mode = {"train": modes.train, "eval": modes.evaluate, "sample": modes.sample}[_MODE.value]

@@ -10,7 +10,8 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from zsnr_jax import build, config as config_lib, parallel, plotting, results
+from zsnr_jax import build, parallel, plotting, results
+from zsnr_jax import config as config_lib
 from zsnr_jax.checkpoints import Checkpoints
 from zsnr_jax.errors import UsageError
 from zsnr_jax.generate import spread_labels, to_uint8

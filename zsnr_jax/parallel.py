@@ -35,6 +35,13 @@ def require_divisible(batch_size: int, name: str) -> None:
         )
 
 
+def replicate(state: Any) -> Any:
+    """Put a state on all devices as the steps return it; else the second step compiles again."""
+    mesh = jax.sharding.Mesh(np.array(jax.devices()), (AXIS,))
+    whole = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())
+    return jax.device_put(state, whole)
+
+
 def parallel_step(step: Callable[[Any, Any], Any]) -> Callable[[Any, Any], Any]:
     """Place (state, batches) -> (state, metrics) on all devices; the state's buffers are reused.
 

@@ -9,17 +9,20 @@ does not depend on how many devices or hosts share the batch, nor on whether the
 import enum
 
 import jax
+import jax.numpy as jnp
+
+_GOLDEN = 0x9E3779B9  # 2^32 over the golden ratio
 
 
 class Purpose(enum.IntEnum):
     """The uses of randomness. The numbers are part of what a seed means: never renumber them."""
 
     INIT = 0  # parameters of the network
-    TRAIN = 1  # noise level, noise and label dropout of a training step
+    TRAIN = 1  # noise and dropout of a training step
     START = 2  # the pure noise a sample starts from
     SAMPLE = 3  # the noise a stochastic sampler adds on the way
     PROBE = 4  # noise of the loss probes at chosen levels
-    LABELS = 5  # labels of samples, and resampling in evaluation
+    LEVEL = 5  # noise levels of a training step
 
 
 def purpose_key(seed: int, purpose: Purpose) -> jax.Array:
@@ -37,3 +40,18 @@ def row_normal(
 ) -> jax.Array:
     """Standard normal float32 [B, *shape], each row from its own key."""
     return jax.vmap(lambda k: jax.random.normal(k, shape))(row_keys(key, step, index))
+
+
+def row_levels(
+    key: jax.Array, step: jax.typing.ArrayLike, index: jax.Array, num_steps: int
+) -> jax.Array:
+    """A noise level in 1..T for each row, int32 [B] from int32 [B] `index`.
+
+    Row i of a step takes the fraction u + i / golden ratio, mod 1, with one random u for the step:
+    each row's level is uniform over 1..T, and those of a batch, of any size and however it is
+    split, lie as evenly as can be. So the loss of a step wanders less than with independent draws.
+    """
+    offset = jax.random.bits(jax.random.fold_in(key, step), (), jnp.uint32)
+    fraction = offset + index.astype(jnp.uint32) * jnp.uint32(_GOLDEN)  # of 2^32, and wraps there
+    level = 1 + jnp.floor(fraction.astype(jnp.float32) * (num_steps / 2**32)).astype(jnp.int32)
+    return jnp.minimum(level, num_steps)  # the largest fractions round up to 1

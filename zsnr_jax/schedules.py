@@ -19,7 +19,7 @@ from zsnr_jax.errors import UsageError
 
 SCHEDULES = ("linear", "cosine", "scaled_linear")
 
-# beta_1 and beta_T of DDPM (linear) and of Stable Diffusion (scaled_linear), both made for T = 1000.
+# beta_1 and beta_T of DDPM (linear) and Stable Diffusion (scaled_linear), both made for T = 1000.
 _BETA_RANGE = {"linear": (1e-4, 0.02), "scaled_linear": (0.00085, 0.012)}
 _COSINE_OFFSET = 0.008
 _COSINE_MAX_BETA = 0.999
@@ -107,8 +107,8 @@ def from_alphas_cumprod(alphas_cumprod: np.ndarray) -> NoiseSchedule:
         or alphas_cumprod[-1] < 0
     ):
         raise UsageError(
-            "alphas_cumprod must be one row of strictly decreasing values below 1, the last of them "
-            "0 or more."
+            "alphas_cumprod must be one row of strictly decreasing values below 1, the last of "
+            "them 0 or more."
         )
     alphas_cumprod = np.concatenate([[1.0], alphas_cumprod])
     return NoiseSchedule(

@@ -36,7 +36,7 @@ def start(B=4) -> Any:
 
 
 @jax.jit
-def draw(x_T, coefficients, key, index):
+def draw(x_T, coefficients, key=None, index=None):
     """One compiled sampler for every eta, schedule and list of levels of equal length."""
     return samplers.integrate(samplers.ddim(), DENOISE, x_T, coefficients, key, index)
 
@@ -97,6 +97,7 @@ def watched(coefficients):
     samplers.integrate(samplers.ddim(), denoise, start(2), coefficients, KEY)
 
 
+row_normal = jax.jit(randomness.row_normal, static_argnums=3)
 CALLS = []  # of the network that is watched: (level, x_t)
 
 
@@ -116,7 +117,7 @@ def test_the_network_is_called_once_at_each_listed_level(levels, final_level):
 def test_every_step_adds_the_noise_of_its_own_level():
     c = path(1.0)
     for step, (_, x) in enumerate(calls(c)[1:]):
-        z = randomness.row_normal(KEY, LEVELS[step], jnp.arange(2), (3, 3, 2))
+        z = row_normal(KEY, LEVELS[step], jnp.arange(2), (3, 3, 2))
         np.testing.assert_allclose(x, c.noise[step] * z, rtol=1e-6)
 
 
@@ -132,8 +133,8 @@ def test_one_step_needs_no_key_since_the_last_is_deterministic():
 
 
 def test_a_key_changes_nothing_without_noise():
-    without = samplers.sample(samplers.ddim(), DENOISE, start(), MENDED, LEVELS)
-    np.testing.assert_allclose(draw(start(), path(), KEY, jnp.arange(4)), without, rtol=1e-5)
+    with_key = draw(start(), path(), KEY, jnp.arange(4))
+    np.testing.assert_allclose(with_key, draw(start(), path()), rtol=1e-5)
 
 
 def test_sample_is_coefficients_then_integrate_with_rows_numbered_from_0():
@@ -183,17 +184,15 @@ def test_a_gradient_through_a_sample_from_zero_snr_is_finite(prediction, dtype, 
 
 
 def test_a_bfloat16_start_is_integrated_in_float32():
-    x = samplers.sample(samplers.ddim(), DENOISE, jnp.bfloat16(start()), MENDED, LEVELS)
-    assert x.dtype == jnp.float32
+    assert draw(jnp.bfloat16(start()), path()).dtype == jnp.float32
 
 
 def test_a_path_in_two_parts_is_the_whole_path():
     # Image-to-image starts below T, and final_level ends above 0: joined, nothing is lost.
-    sampler, levels = samplers.ddim(), np.array([1000, 700, 400, 100])
-    whole = samplers.sample(sampler, DENOISE, start(), MENDED, levels)
-    half = samplers.sample(sampler, DENOISE, start(), MENDED, levels[:2], final_level=400)
-    joined = samplers.sample(sampler, DENOISE, half, MENDED, levels[2:])
-    np.testing.assert_allclose(joined, whole, rtol=1e-5, atol=1e-6)
+    levels = np.array([1000, 700, 400, 100])
+    half = draw(start(), path(levels=levels[:2], final_level=400))
+    joined = draw(half, path(levels=levels[2:]))
+    np.testing.assert_allclose(joined, draw(start(), path(levels=levels)), rtol=1e-5, atol=1e-6)
 
 
 def test_integrate_is_traced_once_for_every_setting_of_equal_shape():

@@ -128,7 +128,7 @@ def first_step(x_T, v, coefficients):
 def test_the_first_step_from_zero_snr_is_its_closed_form(eta):
     x_T, v = np.random.default_rng(0).normal(size=(2, 3, 8)).astype(np.float32)
     x_s = first_step(x_T, v, path(eta, MENDED, np.array([1000, 800]), final_level=300))
-    z = randomness.row_normal(KEY, 1000, jnp.arange(3), (8,))
+    z = jax.jit(randomness.row_normal, static_argnums=3)(KEY, 1000, jnp.arange(3), (8,))
     abar = oracles.alphas_cumprod("scaled_linear", zero_terminal_snr=True)[800 - 1]
     expected = np.sqrt(abar) * -v + np.sqrt(1 - abar) * (np.sqrt(1 - eta**2) * x_T + eta * z)
     np.testing.assert_allclose(x_s, expected, rtol=1e-6, atol=1e-6)

@@ -1,4 +1,4 @@
-"""A UNet on pixels, or on small blocks of them, conditioned on the noise level and a class label."""
+"""A UNet on pixels, or small blocks of them, conditioned on the noise level and a class label."""
 
 import jax
 import jax.numpy as jnp

@@ -57,6 +57,7 @@ def train(
     place_step = parallel.parallel_step(repeat_step(step))
     place_probe = parallel.parallel_probe(probe)
     first = int(state.step)
+    state = parallel.replicate(state)
     writer = MetricsWriter(workdir, first)
     window = _Window()
     progress = tqdm(total=options.num_steps, initial=first, desc="training", unit="step")

@@ -22,11 +22,11 @@ def learning_rate_schedule(
         raise UsageError(
             f"optimizer.warmup_steps={warmup_steps} must be from 0 to train.num_steps={num_steps}."
         )
-    if decay == "constant":
-        return optax.warmup_constant_schedule(0.0, peak, warmup_steps)
-    return optax.warmup_cosine_decay_schedule(
-        0.0, peak, warmup_steps, max(num_steps, warmup_steps + 1), peak * _FINAL_FRACTION
-    )
+    warmup = optax.linear_schedule(0.0, peak, warmup_steps)
+    after = optax.constant_schedule(peak)
+    if decay == "cosine":
+        after = optax.cosine_decay_schedule(peak, max(num_steps - warmup_steps, 1), _FINAL_FRACTION)
+    return optax.join_schedules([warmup, after], [warmup_steps])
 
 
 def make_optimizer(

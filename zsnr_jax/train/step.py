@@ -46,24 +46,23 @@ class Objective(NamedTuple):
 
 
 def loss_fn(
-    objective: Objective, params: Params, batch: Batch, row_keys: jax.Array
+    objective: Objective, params: Params, batch: Batch, level: jax.Array, row_keys: jax.Array
 ) -> tuple[jax.Array, Metrics]:
-    """The mean loss of a batch at random levels, uniform over 1..T.
+    """The mean loss of a batch at given levels.
 
-    Args: batch: rows of `Batch`; row_keys: one key per row, [B].
+    Args: batch: rows of `Batch`; level: int32 [B] in 1..T; row_keys: one key per row, [B].
     Returns: the scalar loss, and its sums and counts by bin of level, float32 [NUM_LEVEL_BINS].
     """
-    T = objective.process.num_steps
-    level_keys, noise_keys, label_keys, dropout_keys = jax.vmap(
-        lambda key: jax.random.split(key, 4), out_axes=1
+    noise_keys, label_keys, dropout_keys = jax.vmap(
+        lambda key: jax.random.split(key, 3), out_axes=1
     )(row_keys)
-    level = jax.vmap(lambda key: jax.random.randint(key, (), 1, T + 1))(level_keys)
     hidden = jax.vmap(lambda key: jax.random.bernoulli(key, objective.label_dropout))(label_keys)
     label = jnp.where(hidden, objective.null_label, batch["label"])
     per_row = loss_at_level(
         objective, params, batch["image"], label, level, noise_keys, dropout_keys
     )
-    bins = jax.nn.one_hot((level - 1) * NUM_LEVEL_BINS // T, NUM_LEVEL_BINS)
+    bin_number = (level - 1) * NUM_LEVEL_BINS // objective.process.num_steps
+    bins = jax.nn.one_hot(bin_number, NUM_LEVEL_BINS)
     by_level = {"level_loss_sum": per_row @ bins, "level_count": bins.sum(axis=0)}
     return per_row.mean(), by_level
 
@@ -101,11 +100,14 @@ def make_train_step(
     Metrics: loss, grad_norm, level_loss_sum and level_count, reduced over all devices.
     """
     key = randomness.purpose_key(seed, randomness.Purpose.TRAIN)
+    level_key = randomness.purpose_key(seed, randomness.Purpose.LEVEL)
+    T = objective.process.num_steps
 
     def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
+        level = randomness.row_levels(level_key, state.step, batch["index"], T)
         row_keys = randomness.row_keys(key, state.step, batch["index"])
         loss_and_grads = jax.value_and_grad(loss_fn, argnums=1, has_aux=True)
-        (loss, by_level), grads = loss_and_grads(objective, state.params, batch, row_keys)
+        (loss, by_level), grads = loss_and_grads(objective, state.params, batch, level, row_keys)
         if axis_name is not None:
             loss, grads = jax.lax.pmean((loss, grads), axis_name)
             by_level = jax.lax.psum(by_level, axis_name)

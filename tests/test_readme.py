@@ -1,0 +1,78 @@
+"""The README's commands are commands, its snippet runs, and its numbers are those on file."""
+
+import importlib
+import json
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+from test_configs import recipe
+
+from zsnr_jax.config import flatten, to_json
+
+ROOT = Path(__file__).parents[1]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "configs").glob("*.py"))]
+README = (ROOT / "README.md").read_text()
+
+
+def _commands(text: str) -> list[list[str]]:
+    """All `python -m module ...` commands of a text, in words."""
+    joined = text.replace("\\\n", " ")
+    found = re.findall(r"python -m (zsnr_jax\.\w+ [^\n`&]+)", joined)
+    return [shlex.split(command) for command in found]
+
+
+ALL = [command for page in PAGES for command in _commands(page.read_text())]
+
+
+def test_there_are_commands() -> None:
+    assert len(ALL) >= 6
+
+
+@pytest.mark.parametrize("command", ALL, ids=" ".join)
+def test_a_command_names_what_there_is(command: list[str]) -> None:
+    module, *arguments = command
+    assert callable(importlib.import_module(module).main)
+    if module != "zsnr_jax.main" or arguments == ["--help"]:
+        return
+    flags = dict(argument.removeprefix("--").split("=", 1) for argument in arguments)
+    file, _, variants = flags.pop("config").partition(":")
+    assert (ROOT / file).exists()
+    settings = dict(flatten(to_json(recipe(Path(file).stem, variants))))
+    for flag in flags:
+        assert flag in ("workdir", "mode") or flag.removeprefix("config.") in settings
+
+
+def test_links_and_pictures_lead_somewhere() -> None:
+    for target in re.findall(r"\]\(([^)]+)\)", README):
+        assert target.startswith("https://") or (ROOT / target).exists(), target
+
+
+def test_the_snippet_runs() -> None:
+    (snippet,) = re.findall(r"```python\n(.+?)```", README, re.DOTALL)
+    names: dict = {}
+    exec(snippet, names)
+    assert abs(float(names["x_0"].mean()) - 0.5) < 1e-6  # the network says that all data are 0.5
+
+
+def test_the_map_names_every_module() -> None:
+    for path in (ROOT / "zsnr_jax").iterdir():
+        if path.name not in ("__init__.py", "__pycache__", "errors.py", "randomness.py"):
+            assert f"`{path.name}" in README or f"/{path.name}" in README, path.name
+
+
+def test_the_numbers_are_those_on_file() -> None:
+    found = json.loads((ROOT / "experiments/results/brightness_recipes.json").read_text())
+    for name in ("fixed", "flawed"):
+        cell = "{value:.3f} [{low:.3f}, {high:.3f}]".format(**found[name]["std_ratio"])
+        assert cell in README
+        assert f"{found[name]['ideal_std_ratio']:.3f}" in README
+
+
+def test_the_ideal_table_in_the_datasets_documentation_is_that_on_file() -> None:
+    found = json.loads((ROOT / "experiments/results/ideal_brightness.json").read_text())
+    text = (ROOT / "zsnr_jax/data/brightness.py").read_text()
+    for recipes in found["sizes"].values():
+        for measured in recipes.values():
+            assert f"{measured['std_ratio']['value']:.3f}" in text
