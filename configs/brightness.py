@@ -30,10 +30,10 @@ def get_config(variants: str = "") -> ConfigDict:
     config.optimizer.warmup_steps = 20
     config.optimizer.b2 = 0.99
     config.ema.decay = 0.99
-    config.train.num_steps = 800
+    config.train.num_steps = 1000
     config.train.log_every = 20
-    config.train.sample_every = 400
-    config.train.save_every = 400
+    config.train.sample_every = 500
+    config.train.save_every = 500
     config.evaluation.batch_size = 64
     return config_lib.with_variants(
         config,

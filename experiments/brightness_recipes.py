@@ -3,7 +3,7 @@
 Claim (sections 2 and 3 of the paper): the flawed recipe cannot make very dark or very bright
 images, the four fixes can. Same network, data, seeds and budget; 512 samples a run.
 
-  python experiments/brightness_recipes.py --workdir=/tmp/zsnr_jax/recipes
+  python -m experiments.brightness_recipes --workdir=/tmp/zsnr_jax/recipes
 
 trains six models (skipping what is finished, resuming what is not), and writes
 results/brightness_recipes.json and brightness_recipes.png. Half an hour on 2 CPU cores.
@@ -91,7 +91,7 @@ def main() -> None:
     }
     out = arguments.workdir if arguments.smoke else RESULTS
     results = {recipe: summarize(runs) for recipe, runs in folders.items()}
-    results["command"] = f"python experiments/brightness_recipes.py --workdir={arguments.workdir}"
+    results["command"] = f"python -m experiments.brightness_recipes --workdir={arguments.workdir}"
     (out / "brightness_recipes.json").write_text(json.dumps(results, indent=2) + "\n")
     draw(folders, results, out / "brightness_recipes.png")
     for recipe in RECIPES:

@@ -4,7 +4,7 @@ Claim (section 2 of the paper): a schedule that ends above zero SNR keeps sample
 brightness. No network is involved here, so what is left of the spread is the doing of schedule and
 timesteps alone: DDIM at S = 50, 1536 samples a size, all started from the same noise.
 
-  python experiments/ideal_brightness.py
+  python -m experiments.ideal_brightness
 
 prints the table of `zsnr_jax/data/brightness.py` and writes results/ideal_brightness.json. Half a
 minute on 2 CPU cores.
@@ -49,7 +49,7 @@ def main() -> None:
         print(f"{size:<8} " + "   ".join(cells))
     assert all(r["flawed"]["std_ratio"]["value"] < r["fixed"]["std_ratio"]["value"]
                for r in results.values())  # fmt: skip
-    command = "python experiments/ideal_brightness.py"
+    command = "python -m experiments.ideal_brightness"
     RESULTS.write_text(json.dumps({"command": command, "sizes": results}, indent=2) + "\n")
 
 

@@ -63,9 +63,12 @@ def default_config() -> ConfigDict:
 
     config.train = ConfigDict()
     config.train.num_steps = 100_000
-    config.train.steps_per_dispatch = 1  # steps per call to the devices; divides the numbers below
+    config.train.steps_per_dispatch = 1  # steps per call to the devices; more than 1 pays on
+    # accelerators, and slows a CPU down. Divides the numbers of steps above and below.
     config.train.log_every = 100  # steps; also of the loss probe at t = T
-    config.train.sample_every = 0  # steps; draw a grid of samples for the eye; 0: never
+    config.train.sample_every = (
+        0  # steps; draw a grid of samples for the eye, but at the end; 0: never
+    )
     config.train.save_every = 5_000  # steps; a checkpoint is also written at the end
     config.train.keep = 3  # checkpoints kept, the newest
 

@@ -37,7 +37,7 @@ def run(num_devices: int, dtype: type) -> dict[str, np.ndarray]:
     optimizer = make_optimizer(lambda step: 1e-3, 0.9, 0.99, 0.01, 1.0)
     objective = Objective(model.apply, process, model.null_label)
     step = make_train_step(objective, optimizer, 0.9, 0, parallel.AXIS)
-    place = parallel.parallel_step(repeat_step(step))
+    place = parallel.parallel_step(repeat_step(step, 1))
     rng = np.random.default_rng(0)
     batches = {
         "image": rng.uniform(-1, 1, (STEPS, BATCH, SIZE, SIZE, 1)).astype(dtype),

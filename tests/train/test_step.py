@@ -127,7 +127,7 @@ def test_randomness_follows_the_row_and_the_step() -> None:
 
 def test_several_steps_in_one_call_equal_single_ones() -> None:
     batches = {name: np.stack([values, values]) for name, values in BATCH.items()}
-    many, metrics = jax.jit(step_lib.repeat_step(_step()))(_state(), batches)
+    many, metrics = jax.jit(step_lib.repeat_step(_step(), 2))(_state(), batches)
     one, first = _step()(_state(), BATCH)
     two, second = _step()(one, BATCH)
     np.testing.assert_allclose(metrics["loss"], [first["loss"], second["loss"]], rtol=1e-6)

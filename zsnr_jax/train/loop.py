@@ -54,7 +54,7 @@ def train(
     Returns: the state after the last step, which is also saved.
     """
     stride = options.steps_per_dispatch
-    place_step = parallel.parallel_step(repeat_step(step))
+    place_step = parallel.parallel_step(repeat_step(step, stride))
     place_probe = parallel.parallel_probe(probe)
     first = int(state.step)
     state = parallel.replicate(state)
@@ -75,7 +75,7 @@ def train(
             writer.write(row)
             checkpoints.check()
             progress.set_postfix(loss=f"{row['loss']:.3f}", at_T=f"{at_T:.3f}")
-        if options.sample_every and done % options.sample_every == 0:
+        if options.sample_every and done % options.sample_every == 0 and not is_last:
             _save_grid(draw_grid(state), done, workdir, writer)
             window.restart()
         if done % options.save_every == 0 or is_last:
