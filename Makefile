@@ -6,7 +6,7 @@ SMOKE ?= /tmp/zsnr_jax/smoke
 check:  ## format, lint and types
 	$(PYTHON) -m ruff format --check .
 	$(PYTHON) -m ruff check .
-	$(PYTHON) -m pyright
+	$(PYTHON) -m pyright --pythonpath "$$($(PYTHON) -c 'import sys; print(sys.executable)')"
 
 test:  ## everything
 	$(PYTHON) -m pytest -n 2

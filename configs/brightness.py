@@ -11,12 +11,10 @@ Variants (after a colon, commas between):
   16, 64   other image sizes
 """
 
-from ml_collections import ConfigDict
-
 from zsnr_jax import config as config_lib
 
 
-def get_config(variants: str = "") -> ConfigDict:
+def get_config(variants: str = "") -> config_lib.Config:
     """The recipe; `variants` is what follows the colon of --config=configs/brightness.py:..."""
     config = config_lib.default_config()
     config.dataset.name = "brightness/32"
@@ -42,7 +40,7 @@ def get_config(variants: str = "") -> ConfigDict:
     )
 
 
-def size_16(config: ConfigDict) -> None:
+def size_16(config: config_lib.Config) -> None:
     """16 x 16 pixels: the flaw is milder, since q grows with the number of pixels.
 
     Blocks of 2 pixels keep the cost the same.
@@ -51,7 +49,7 @@ def size_16(config: ConfigDict) -> None:
     config.model.patch_size = 2
 
 
-def size_64(config: ConfigDict) -> None:
+def size_64(config: config_lib.Config) -> None:
     """64 x 64 pixels: the flaw is stronger. Blocks of 8 pixels keep the cost the same."""
     config.dataset.name = "brightness/64"
     config.model.patch_size = 8

@@ -15,12 +15,10 @@ it at this size (std ratio of brightness 0.995).
 Variants: flawed, the recipe the paper mends; smoke, a tiny network for a few steps.
 """  # noqa: E501
 
-from ml_collections import ConfigDict
-
 from zsnr_jax import config as config_lib
 
 
-def get_config(variants: str = "") -> ConfigDict:
+def get_config(variants: str = "") -> config_lib.Config:
     """The recipe; `variants` is what follows the colon."""
     config = config_lib.default_config()
     config.dataset.name = "cifar10"

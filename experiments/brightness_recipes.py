@@ -14,6 +14,7 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -81,7 +82,9 @@ def draw(folders: dict[str, list[Path]], results: dict, path: Path) -> None:
 
 def main() -> None:
     """Train what is missing, then measure, draw and assert."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(
+        description="Train the main job, fixed and flawed, over three seeds."
+    )
     parser.add_argument("--workdir", type=Path, required=True, help="where the runs go")
     parser.add_argument("--smoke", action="store_true", help="tiny networks, results beside them")
     arguments = parser.parse_args()
@@ -90,7 +93,7 @@ def main() -> None:
         for recipe in RECIPES
     }
     out = arguments.workdir if arguments.smoke else RESULTS
-    results = {recipe: summarize(runs) for recipe, runs in folders.items()}
+    results: dict[str, Any] = {recipe: summarize(runs) for recipe, runs in folders.items()}
     results["command"] = f"python -m experiments.brightness_recipes --workdir={arguments.workdir}"
     (out / "brightness_recipes.json").write_text(json.dumps(results, indent=2) + "\n")
     draw(folders, results, out / "brightness_recipes.png")

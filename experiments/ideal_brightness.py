@@ -12,6 +12,9 @@ minute on 2 CPU cores.
 
 import json
 from pathlib import Path
+from typing import Any
+
+import jax.numpy as jnp
 
 from zsnr_jax import data, randomness, schedules, timesteps
 from zsnr_jax.data.brightness import LABELS, SIZES
@@ -23,12 +26,12 @@ RECIPES = {"fixed": (True, "trailing"), "flawed": (False, "leading")}
 NUM_SAMPLES, NUM_STEPS, SEED = 1536, 50, 0
 
 
-def measure(size: int) -> dict[str, dict[str, dict[str, float | None]]]:
+def measure(size: int) -> dict[str, Any]:
     """The statistics of brightness under each recipe at one size."""
     images, labels = data.load_arrays(data.open_source(f"brightness/{size}"), size)
     drawn_labels = spread_labels(labels, NUM_SAMPLES)
     key = randomness.purpose_key(SEED, randomness.Purpose.START)
-    x_T = randomness.row_normal(key, 0, drawn_labels * 0 + range(NUM_SAMPLES), images.shape[1:])
+    x_T = randomness.row_normal(key, 0, jnp.arange(NUM_SAMPLES), images.shape[1:])
     found = {}
     for name, (zero_terminal_snr, spacing) in RECIPES.items():
         schedule = schedules.make_schedule("scaled_linear", 1000, zero_terminal_snr)

@@ -6,7 +6,6 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 import pytest
-from ml_collections import ConfigDict
 
 from zsnr_jax import build
 from zsnr_jax import config as config_lib
@@ -22,7 +21,7 @@ RECIPES = [
 ELSEWHERE = {"cifar10": (10, 32), "imagenet_resized/64x64": (1000, 64)}
 
 
-def recipe(name: str, variants: str = "") -> ConfigDict:
+def recipe(name: str, variants: str = "") -> config_lib.Config:
     """configs/NAME.py:VARIANTS."""
     spec = importlib.util.spec_from_file_location(name, CONFIGS / f"{name}.py")
     assert spec and spec.loader

@@ -78,7 +78,7 @@ def test_a_record_cannot_be_changed():
 
 
 def test_an_unknown_field_is_named():
-    with pytest.raises(UsageError, match="names shift, which"):
+    with pytest.raises(UsageError, match="differ in shift: use"):
         DiffusionProcess.from_dict({**MENDED.to_dict(), "shift": 3.0})
 
 

@@ -8,10 +8,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from ml_collections import ConfigDict
 
 from zsnr_jax import config as config_lib
 from zsnr_jax import data, losses, parallel, randomness, samplers, timesteps
+from zsnr_jax.config import Config
 from zsnr_jax.errors import UsageError
 from zsnr_jax.generate import Generator, Sampling
 from zsnr_jax.models.unet import UNet
@@ -26,7 +26,7 @@ _DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
 
 @dataclasses.dataclass(frozen=True)
 class Run:
-    """Everything a run is made of. Nothing in it has touched a device yet."""
+    """Everything a run is made of; nothing has been computed yet."""
 
     settings: dict[str, Any]  # the resolved config, as JSON
     seed: int
@@ -61,7 +61,7 @@ class Run:
     def generator(self) -> Generator:
         """Draws samples from parameters."""
         return Generator(
-            lambda params, x_t, timestep, label: self.model.apply(params, x_t, timestep, label),
+            self.model.apply,
             self.process,
             self.sampling,
             null_label=self.model.null_label,
@@ -102,26 +102,21 @@ class Run:
         }
 
 
-def build(config: ConfigDict) -> Run:
+def build(config: Config) -> Run:
     """Make the objects of a run, and refuse what cannot be made, before any computation.
 
     Raises: UsageError, one sentence, for the first setting that is wrong.
     """
     config_lib.validate(config)
+    parallel.require_divisible(config.dataset.batch_size, "dataset.batch_size")
     process = build_process(config)
     sampling = build_sampling(config, process)
-    if config.loss.weight not in losses.LOSS_WEIGHTS:
-        raise UsageError(
-            f"loss.weight {config.loss.weight!r} is unknown: choose one of "
-            f"{', '.join(losses.LOSS_WEIGHTS)}."
-        )
     learning_rate = learning_rate_schedule(
         config.optimizer.learning_rate,
         config.train.num_steps,
         config.optimizer.warmup_steps,
         config.optimizer.decay,
     )
-    parallel.require_divisible(config.dataset.batch_size, "dataset.batch_size")
     source = data.open_source(config.dataset.name, "train", config.dataset.data_dir or None)
     image_size = config.dataset.image_size or _native_size(source)
     model = build_model(config, source.info.num_classes, image_size)
@@ -132,15 +127,7 @@ def build(config: ConfigDict) -> Run:
         source=source,
         image_size=image_size,
         model=model,
-        objective=Objective(
-            network=lambda params, x_t, timestep, label, dropout_keys: model.apply(
-                params, x_t, timestep, label, dropout_keys
-            ),
-            process=process,
-            null_label=model.null_label,
-            weight=config.loss.weight,
-            label_dropout=config.loss.label_dropout,
-        ),
+        objective=build_objective(config, process, model),
         optimizer=make_optimizer(
             learning_rate,
             config.optimizer.b1,
@@ -157,7 +144,7 @@ def build(config: ConfigDict) -> Run:
     )
 
 
-def build_process(config: ConfigDict) -> DiffusionProcess:
+def build_process(config: Config) -> DiffusionProcess:
     """The diffusion process: what training, sampling and evaluation all read."""
     schedule = config.schedule
     return DiffusionProcess(
@@ -165,7 +152,19 @@ def build_process(config: ConfigDict) -> DiffusionProcess:
     )
 
 
-def build_sampling(config: ConfigDict, process: DiffusionProcess) -> Sampling:
+def build_objective(config: Config, process: DiffusionProcess, model: UNet) -> Objective:
+    """What the network learns."""
+    losses.require_weight(config.loss.weight)
+    return Objective(
+        network=model.apply,
+        process=process,
+        null_label=model.null_label,
+        weight=config.loss.weight,
+        label_dropout=config.loss.label_dropout,
+    )
+
+
+def build_sampling(config: Config, process: DiffusionProcess) -> Sampling:
     """The sampler, its levels and its guidance."""
     sampler = config.sampler
     options = {"eta": sampler.eta} if sampler.name == "ddim" else {}
@@ -177,7 +176,7 @@ def build_sampling(config: ConfigDict, process: DiffusionProcess) -> Sampling:
     )
 
 
-def build_model(config: ConfigDict, num_classes: int, image_size: int) -> UNet:
+def build_model(config: Config, num_classes: int, image_size: int) -> UNet:
     """The network, its sizes checked against the images'."""
     model = config.model.to_dict()
     if model["dtype"] not in _DTYPES:

@@ -13,12 +13,13 @@ from ml_collections import ConfigDict
 
 from zsnr_jax.errors import UsageError
 
-Variant = Callable[[ConfigDict], None]
+Config = Any  # a ConfigDict, whose keys type checkers cannot see
+Variant = Callable[[Config], None]
 
 
-def default_config() -> ConfigDict:
+def default_config() -> Config:
     """All settings. Override on the command line as --config.sampler.num_steps=25, say."""
-    config = ConfigDict()
+    config: Config = ConfigDict()
     config.seed = 0  # of initialisation, data order, noise and samples
 
     config.dataset = ConfigDict()
@@ -91,7 +92,7 @@ MAY_CHANGE = ("sampler", "evaluation", "train.log_every", "train.sample_every", 
               "train.keep", "dataset.data_dir")  # fmt: skip
 
 
-def with_variants(config: ConfigDict, chosen: str, variants: Mapping[str, Variant]) -> ConfigDict:
+def with_variants(config: Config, chosen: str, variants: Mapping[str, Variant]) -> Config:
     """Apply the variants named after the colon of --config=FILE.py:a,b in order; lock the config.
 
     Raises: UsageError for a variant that the file does not have.
@@ -103,7 +104,7 @@ def with_variants(config: ConfigDict, chosen: str, variants: Mapping[str, Varian
     return config.lock()
 
 
-def flawed(config: ConfigDict) -> None:
+def flawed(config: Config) -> None:
     """Undo the four fixes, and nothing else: the recipe that the paper mends."""
     config.schedule.zero_terminal_snr = False
     config.prediction = "eps"
@@ -112,7 +113,7 @@ def flawed(config: ConfigDict) -> None:
     config.sampler.guidance_rescale = 0.0
 
 
-def smoke(config: ConfigDict) -> None:
+def smoke(config: Config) -> None:
     """Everything runs, in under a minute on a laptop, and nothing is learnt."""
     config.dataset.name = "brightness/16"
     config.dataset.batch_size = 16
@@ -132,7 +133,7 @@ def smoke(config: ConfigDict) -> None:
     config.evaluation.batch_size = 64
 
 
-def validate(config: ConfigDict) -> None:
+def validate(config: Config) -> None:
     """Refuse values that no object of the run would refuse by itself, or only too late.
 
     Raises: UsageError, one sentence for the first of them.
@@ -167,7 +168,7 @@ def validate(config: ConfigDict) -> None:
             raise UsageError(f"{name} must be in [0, 1], and it is {value}.")
 
 
-def to_json(config: ConfigDict) -> dict[str, Any]:
+def to_json(config: Config) -> dict[str, Any]:
     """The resolved settings as plain JSON: tuples become lists."""
     return json.loads(json.dumps(config.to_dict()))
 

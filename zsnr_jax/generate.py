@@ -30,7 +30,7 @@ class Generator:
 
     def __init__(
         self,
-        network: Callable[[Any, jax.Array, jax.Array, jax.Array], jax.Array],
+        network: Callable[..., Any],
         process: DiffusionProcess,
         sampling: Sampling,
         *,
@@ -39,7 +39,7 @@ class Generator:
         batch_size: int,
         seed: int,
     ):
-        """network: (params, x_t, timestep, label) -> output; batch_size is rounded up for devices."""
+        """network: (params, x_t, timestep, label) -> output; devices may round batch_size up."""
         self._network = network
         self._process = process
         self._sampling = sampling
@@ -66,8 +66,8 @@ class Generator:
         n, size = len(labels), self.batch_size
         padded = np.resize(np.asarray(labels, np.int32), -(-n // size) * size)
         index = np.arange(len(padded), dtype=np.int32)
-        weights = (self._sampling.guidance_scale, self._sampling.guidance_rescale)
-        shared = (params, self._coefficients, self._keys, np.float32(weights))
+        strength = (self._sampling.guidance_scale, self._sampling.guidance_rescale)
+        shared = (params, self._coefficients, self._keys, np.array(strength, np.float32))
         draw = self._guided if guided else self._plain
         starts = tqdm(range(0, len(padded), size), desc="sampling", unit="batch", leave=False)
         batches = [draw(shared, (padded[i : i + size], index[i : i + size])) for i in starts]

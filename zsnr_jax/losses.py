@@ -17,7 +17,7 @@ import jax
 import jax.numpy as jnp
 
 from zsnr_jax.errors import UsageError
-from zsnr_jax.predictions import velocity
+from zsnr_jax.predictions import check_prediction, velocity
 
 LossWeight = Callable[[jax.Array, jax.Array], jax.Array]  # (alpha [B], sigma [B]) -> m [B]
 
@@ -37,14 +37,21 @@ def snr(alpha: jax.Array, sigma: jax.Array) -> jax.Array:
 LOSS_WEIGHTS: dict[str, LossWeight] = {"snr_plus_one": snr_plus_one, "snr": snr}
 
 
+def require_weight(name: str) -> None:
+    """Refuse a weight that is not one of `LOSS_WEIGHTS`. Raises: UsageError."""
+    if name not in LOSS_WEIGHTS:
+        raise UsageError(
+            f"loss weight {name!r} is unknown: choose one of {', '.join(LOSS_WEIGHTS)}."
+        )
+
+
 def multiplier(weight: str, alpha: jax.Array, sigma: jax.Array, prediction: str) -> jax.Array:
     """The factor of the squared error of a v, x0 or eps output under a weight.
 
     Args: weight: a name of `LOSS_WEIGHTS`; alpha, sigma [B]; prediction: v, x0 or eps.
-    Returns: float32 [B]. For eps at SNR = 0 there is none: alpha must be above 0.
+    Returns: [B]. For eps at SNR = 0 there is none: alpha must be above 0.
     """
-    if weight not in LOSS_WEIGHTS:
-        raise UsageError(f"loss weight {weight!r} is unknown: choose one of {list(LOSS_WEIGHTS)}.")
+    require_weight(weight)
     v_multiplier = LOSS_WEIGHTS[weight](alpha, sigma)
     return v_multiplier / {"v": 1, "x0": sigma**2, "eps": alpha**2}[prediction]
 
@@ -74,8 +81,9 @@ def per_example_loss(
       x0, eps: [B, ...]; alpha, sigma: [B].
       prediction: v, x0 or eps; weight: a name of `LOSS_WEIGHTS`.
     Returns: [B], mean over all axes but the batch.
-    Raises: UsageError for an unknown weight, or an output of another shape than x0.
+    Raises: UsageError for an unknown weight or prediction, or an output of another shape than x0.
     """
+    check_prediction(prediction)
     if output.shape != x0.shape:
         raise UsageError(f"the network returned shape {output.shape} for data of {x0.shape}.")
     output = output.astype(jnp.promote_types(output.dtype, jnp.float32))

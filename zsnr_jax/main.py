@@ -47,7 +47,7 @@ def main(argv: Sequence[str]) -> None:
 
     command = shlex.join(["python", "-m", "zsnr_jax.main", *sys.argv[1:]])
     run_mode = {"train": modes.train, "eval": modes.evaluate, "sample": modes.sample}[_MODE.value]
-    run_mode(_CONFIG.value, Path(_WORKDIR.value), command)
+    run_mode(_CONFIG.value, Path(str(_WORKDIR.value)), command)
 
 
 def _first_line(error: Exception) -> str:

@@ -8,11 +8,11 @@ from pathlib import Path
 
 import jax
 import numpy as np
-from ml_collections import ConfigDict
 
 from zsnr_jax import build, parallel, plotting, results
 from zsnr_jax import config as config_lib
 from zsnr_jax.checkpoints import Checkpoints
+from zsnr_jax.config import Config
 from zsnr_jax.errors import UsageError
 from zsnr_jax.generate import spread_labels, to_uint8
 from zsnr_jax.process import DiffusionProcess
@@ -21,7 +21,7 @@ from zsnr_jax.train.state import TrainState
 from zsnr_jax.train.step import make_probe, make_train_step
 
 
-def train(config: ConfigDict, workdir: Path, command: str) -> None:
+def train(config: Config, workdir: Path, command: str) -> None:
     """Train a run, or go on with the one that the workdir holds; then evaluate it.
 
     Raises: UsageError where the workdir cannot be made, or holds another run.
@@ -41,13 +41,13 @@ def train(config: ConfigDict, workdir: Path, command: str) -> None:
     _evaluate(run, state, workdir, command, seconds)
 
 
-def evaluate(config: ConfigDict, workdir: Path, command: str) -> None:
+def evaluate(config: Config, workdir: Path, command: str) -> None:
     """Measure the samples of the newest checkpoint."""
     run, state = _load(config, workdir)
     _evaluate(run, state, workdir, command, None)
 
 
-def sample(config: ConfigDict, workdir: Path, command: str) -> None:
+def sample(config: Config, workdir: Path, command: str) -> None:
     """Draw samples of the newest checkpoint into samples/."""
     del command
     run, state = _load(config, workdir)
@@ -120,7 +120,7 @@ def _claim(workdir: Path, run: build.Run) -> None:
     path.write_text(json.dumps(run.settings, indent=2) + "\n")
 
 
-def _load(config: ConfigDict, workdir: Path) -> tuple[build.Run, TrainState]:
+def _load(config: Config, workdir: Path) -> tuple[build.Run, TrainState]:
     """The run and its newest state; nothing in the checkpoints folder is changed."""
     run = build.build(config)
     if not (workdir / "checkpoints").is_dir():

@@ -48,12 +48,12 @@ class DiffusionProcess:
 
     @classmethod
     def from_dict(cls, record: dict[str, Any]) -> "DiffusionProcess":
-        """Read a record back. Raises: UsageError for a field that is unknown."""
+        """Read a record back. Raises: UsageError for a field that is unknown or missing."""
         known = {field.name for field in dataclasses.fields(cls)}
-        if unknown := sorted(record.keys() - known):
+        if differing := sorted(record.keys() ^ known):
             raise UsageError(
-                f"the diffusion process names {', '.join(unknown)}, which this version of zsnr_jax "
-                "does not know: use the version that wrote it."
+                f"the diffusion process on record and this version of zsnr_jax differ in "
+                f"{', '.join(differing)}: use the version that wrote it."
             )
         return cls(**record)
 

@@ -166,7 +166,7 @@ def _numbers(run: Run) -> str:
             lambda dark: plotting.brightness_histogram(run.results, dark),
             "Histogram of mean brightness: the data, the samples and the ideal denoisers",
         )
-    ideal = "ideal" in run.results
+    ideal = bool(run.results.get("ideal"))
     head = ["", "this run", "95&nbsp;% interval"]
     head += ["this recipe, ideal", "flawed recipe, ideal"] if ideal else []
     lines = []

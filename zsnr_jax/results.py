@@ -7,10 +7,12 @@ ideal denoisers, in closed form: of this run's recipe, and of the flawed one.
 
 import json
 import time
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from zsnr_jax import data, parallel, plotting, randomness, report, schedules, timesteps
@@ -24,6 +26,7 @@ _MAX_DATA_IMAGES = 10_000
 # The ideal denoiser reads all images at every step: beyond this many values it is left out.
 _MAX_IDEAL_VALUES = 60_000_000
 _GUIDED_SAMPLES = 64
+_PACKAGES = ("jax", "flax", "optax", "orbax-checkpoint")  # whose versions results.json names
 
 
 def write_samples(run: Run, params: Params, workdir: Path) -> tuple[np.ndarray, np.ndarray]:
@@ -58,68 +61,60 @@ def evaluate(
     """
     start = time.perf_counter()
     samples, labels = write_samples(run, params, workdir)
-    sample_seconds = time.perf_counter() - start
+    seconds = {"train": train_seconds, "sample": time.perf_counter() - start}
     images, image_labels = _data(run)
-    plotting.save_image_grid(workdir / "samples" / "data.png", to_uint8(images))
+    ideals = ideal_samples(run, images, image_labels, labels)
+    for name, drawn in {"data": images, **ideals}.items():
+        plotting.save_image_grid(workdir / "samples" / f"{name}.png", to_uint8(drawn))
     names = run.source.info.label_names
-    sampler = run.settings["sampler"]
-    histograms = {"data": images, "samples": samples}
+    measured = {
+        name: dict(brightness.evaluate(drawn, labels, images, image_labels, names, run.seed))
+        for name, drawn in {"samples": samples, **ideals}.items()
+    }
     results = {
         "config_name": command.partition("--config=")[2].split(" ")[0],
         "command": command,
         "config": run.settings,
         "process": run.process.to_dict(),
-        "sampler": sampler,
+        "sampler": run.settings["sampler"],
         "dataset": {"name": run.source.info.name, "num_examples": len(run.source)},
         "num_parameters": sum(p.size for p in jax.tree.leaves(params)),
         "step": step,
         "num_samples": len(samples),
         "hardware": parallel.describe(),
-        "versions": _versions(),
-        "seconds": {"train": train_seconds, "sample": sample_seconds},
-        "metrics": dict(
-            brightness.evaluate(samples, labels, images, image_labels, names, run.seed)
-        ),
-    }
-    if images.size <= _MAX_IDEAL_VALUES and len(images) == len(run.source):
-        ideals = ideal_recipes(run, images, image_labels, labels)
-        plotting.save_image_grid(
-            workdir / "samples" / "ideal_flawed.png", to_uint8(ideals["flawed"])
-        )
-        results["ideal"] = {
-            name: {
-                metric.removeprefix("brightness/"): estimate["value"]
-                for metric, estimate in brightness.evaluate(
-                    drawn, labels, images, image_labels, names, run.seed
-                )
-            }
-            for name, drawn in ideals.items()
-        }
-        histograms |= {f"ideal_{name}": drawn for name, drawn in ideals.items()}
-    results["histogram"] = {"edges": brightness.HISTOGRAM_EDGES.tolist()} | {
-        name: brightness.histogram(brightness.mean_brightness(drawn)).tolist()
-        for name, drawn in histograms.items()
+        "versions": {name: version(name) for name in _PACKAGES},
+        "seconds": seconds,
+        "metrics": measured.pop("samples"),
+        "ideal": {name.removeprefix("ideal_"): _values(m) for name, m in measured.items()},
+        "histogram": {"edges": brightness.HISTOGRAM_EDGES.tolist()}
+        | {
+            name: brightness.histogram(brightness.mean_brightness(drawn)).tolist()
+            for name, drawn in {"data": images, "samples": samples, **ideals}.items()
+        },
     }
     (workdir / "results.json").write_text(json.dumps(results, indent=2) + "\n")
     report.write_report(workdir)
     return results
 
 
-def ideal_recipes(
+def ideal_samples(
     run: Run, images: np.ndarray, image_labels: np.ndarray, labels: np.ndarray
 ) -> dict[str, np.ndarray]:
-    """What the best possible network would draw: under this run's recipe, and the flawed one.
+    """What the best possible network would draw under this run's recipe, and the flawed one.
 
-    Both start from the noise that the run's own samples start from.
+    Both start from the noise that the run's own samples start from. Nothing, where the dataset is
+    too large for it.
     """
+    if images.size > _MAX_IDEAL_VALUES or len(images) < len(run.source):
+        return {}
     T, S = run.process.num_steps, len(run.sampling.timesteps)
     flawed = schedules.make_schedule(run.process.schedule, T)
     recipes = {
-        "this": (run.process.noise_schedule, run.sampling.timesteps),
-        "flawed": (flawed, timesteps.make_timesteps("leading", T, S)),
+        "ideal_this": (run.process.noise_schedule, run.sampling.timesteps),
+        "ideal_flawed": (flawed, timesteps.make_timesteps("leading", T, S)),
     }
     key = randomness.purpose_key(run.seed, randomness.Purpose.START)
-    index = np.arange(len(labels), dtype=np.int32)
+    index = jnp.arange(len(labels))
     x_T = randomness.row_normal(key, 0, index, run.image_shape)
     return {
         name: ideal.ideal_samples(images, image_labels, *recipe, labels, x_T)
@@ -127,11 +122,9 @@ def ideal_recipes(
     }
 
 
+def _values(estimates: dict[str, Any]) -> dict[str, float | None]:
+    return {name.removeprefix("brightness/"): e["value"] for name, e in estimates.items()}
+
+
 def _data(run: Run) -> tuple[np.ndarray, np.ndarray]:
     return data.load_arrays(run.source, run.image_size, _MAX_DATA_IMAGES)
-
-
-def _versions() -> dict[str, str]:
-    from importlib.metadata import version
-
-    return {name: version(name) for name in ("jax", "flax", "optax", "orbax-checkpoint")}

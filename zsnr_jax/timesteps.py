@@ -49,7 +49,7 @@ def make_timesteps(
     if not 1 <= levels[-1] <= levels[0] <= T:
         raise UsageError(
             f"leading spacing with {S} steps and steps_offset={steps_offset} spans levels "
-            f"{levels[-1]}..{levels[0]}, outside 1..{T}: lower the offset."
+            f"{levels[-1]}..{levels[0]}, outside 1..{T}: change the offset."
         )
     return levels.astype(np.int32)
 

@@ -152,23 +152,23 @@ def test_to_float_meets_both_ends():
 
 
 def test_fingerprint_is_json_and_tells_runs_apart(shapes):
-    same: dict = dict(batch_size=B, seed=0, image_size=16)
+    same: dict = {"batch_size": B, "seed": 0, "image_size": 16}
     first = fingerprint(shapes, **same)
     assert json.loads(json.dumps(first)) == first
     assert first["name"] == "brightness/16" and first["length"] == 1024
-    for key, value in dict(batch_size=64, seed=1, image_size=32, flip=True).items():
+    for key, value in {"batch_size": 64, "seed": 1, "image_size": 32, "flip": True}.items():
         assert fingerprint(shapes, **{**same, key: value}) != first
 
 
 @pytest.mark.parametrize(
     "options, part",
     [
-        (dict(batch_size=0), "batch_size is 0"),
-        (dict(batch_size=-4), "batch_size is -4"),
-        (dict(batch_size=10, num_hosts=4), "batch_size is 10.*number of hosts, 4"),
-        (dict(host=2, num_hosts=2), "host 2 of 2"),
-        (dict(seed=-1), "seed is -1"),
-        (dict(image_size=0), "image_size is 0"),
+        ({"batch_size": 0}, "batch_size is 0"),
+        ({"batch_size": -4}, "batch_size is -4"),
+        ({"batch_size": 10, "num_hosts": 4}, "batch_size is 10.*number of hosts, 4"),
+        ({"host": 2, "num_hosts": 2}, "host 2 of 2"),
+        ({"seed": -1}, "seed is -1"),
+        ({"image_size": 0}, "image_size is 0"),
     ],
 )
 def test_wrong_arguments(options, part):

@@ -1,6 +1,7 @@
 """The pixel UNet: shapes, dtypes, and that no row sees another."""
 
 import functools
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -33,6 +34,10 @@ def _noisy_params():
     )
 
 
+def _output(model: UNet, params, *inputs) -> Any:
+    return model.apply(params, *inputs)
+
+
 def _apply(model: UNet, *inputs) -> np.ndarray:
     return np.asarray(jax.jit(model.apply)(_noisy_params(), *inputs))
 
@@ -48,7 +53,7 @@ def test_a_fresh_network_predicts_zero_in_the_shape_of_its_input(patch_size: int
 def test_all_parameters_are_float32_and_matter() -> None:
     x_t, timestep, label = _inputs()
     every_label = jnp.array([0, 1, 2, 3])
-    loss = lambda params: jnp.sum(_model().apply(params, x_t, timestep, every_label) ** 2)  # noqa: E731
+    loss = lambda params: jnp.sum(jnp.square(_output(_model(), params, x_t, timestep, every_label)))  # noqa: E731
     for path, gradient in jax.tree_util.tree_leaves_with_path(jax.grad(loss)(_noisy_params())):
         assert gradient.dtype == jnp.float32
         assert np.any(gradient != 0), jax.tree_util.keystr(path)
@@ -64,7 +69,9 @@ def test_bfloat16_computes_close_to_float32_and_returns_float32() -> None:
 def test_remat_changes_nothing() -> None:
     def gradient(remat: bool):
         model = _model(remat=remat)
-        return jax.jit(jax.grad(lambda params: jnp.sum(model.apply(params, *_inputs()) ** 2)))
+        return jax.jit(
+            jax.grad(lambda params: jnp.sum(jnp.square(_output(model, params, *_inputs()))))
+        )
 
     plain, remat = (gradient(remat)(_noisy_params()) for remat in (False, True))
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4), plain, remat)

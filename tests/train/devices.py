@@ -71,4 +71,5 @@ def run(num_devices: int, dtype: type) -> dict[str, np.ndarray]:
 
 if __name__ == "__main__":
     found = run(int(sys.argv[1]), np.float64 if "float64" in sys.argv else np.float32)
-    np.savez(sys.argv[2], **found)
+    with open(sys.argv[2], "wb") as file:
+        np.savez(file, **found)  # pyright: ignore[reportArgumentType]

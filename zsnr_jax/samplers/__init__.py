@@ -1,5 +1,6 @@
 """Samplers: update rules by name, and the loop that runs them."""
 
+import inspect
 from collections.abc import Callable
 from typing import Any
 
@@ -35,7 +36,9 @@ def make_sampler(name: str, **options: Any) -> Sampler:
     """Make a sampler by name, as configs do. Raises: UsageError for an unknown name or option."""
     if name not in SAMPLERS:
         raise UsageError(f"sampler {name!r} is unknown: choose one of {', '.join(SAMPLERS)}.")
-    try:
-        return SAMPLERS[name](**options)
-    except TypeError:
-        raise UsageError(f"sampler {name} does not take the options {sorted(options)}.") from None
+    known = inspect.signature(SAMPLERS[name]).parameters
+    if unknown := sorted(options.keys() - known.keys()):
+        raise UsageError(
+            f"sampler {name} has no option {', '.join(unknown)}: it takes {', '.join(known)}."
+        )
+    return SAMPLERS[name](**options)

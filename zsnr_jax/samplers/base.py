@@ -24,6 +24,8 @@ from zsnr_jax.errors import UsageError
 from zsnr_jax.predictions import Denoise
 from zsnr_jax.schedules import NoiseSchedule
 
+Array = Any  # NumPy's where it is made, JAX's where it is traced
+
 
 class Path(NamedTuple):
     """The schedule along the steps of a sampler: from (alpha, sigma) to the next pair, float64."""
@@ -42,10 +44,10 @@ class Path(NamedTuple):
 class Coefficients(NamedTuple):
     """What a sampler needs to know of the schedule: arrays of S entries, one for each step."""
 
-    level: jax.typing.ArrayLike  # int32 [S], the level a step starts from
-    alpha_next: jax.typing.ArrayLike  # float32 [S], the level it ends at
-    sigma_next: jax.typing.ArrayLike  # float32 [S]
-    noise: jax.typing.ArrayLike  # float32 [S], standard deviation of the fresh noise it adds
+    level: Array  # int32 [S], the level a step starts from
+    alpha_next: Array  # float32 [S], the level it ends at
+    sigma_next: Array  # float32 [S]
+    noise: Array  # float32 [S], standard deviation of the fresh noise it adds
     rule: Any  # the solver's own, a pytree of float32 [S]
 
 
@@ -92,14 +94,9 @@ def coefficients(
     path = Path(alpha[:-1], sigma[:-1], alpha[1:], sigma[1:])
     noise, rule = sampler.rule(path)
     noise = np.append(noise[:-1], 0.0)  # the last step is deterministic
-    as_float32 = lambda x: np.asarray(x, np.float32)  # noqa: E731
-    return Coefficients(
-        level=levels[:-1].astype(np.int32),
-        alpha_next=as_float32(path.alpha_next),
-        sigma_next=as_float32(path.sigma_next),
-        noise=as_float32(noise),
-        rule=jax.tree.map(as_float32, rule),
-    )
+    table = Coefficients(levels[:-1], path.alpha_next, path.sigma_next, noise, rule)
+    table = jax.tree.map(lambda column: np.asarray(column, np.float32), table)
+    return table._replace(level=levels[:-1].astype(np.int32))
 
 
 def integrate(
@@ -132,7 +129,10 @@ def integrate(
 
     all_but_last = jax.tree.map(lambda c: c[:-1], coefficients)
     last = jax.tree.map(lambda c: c[-1], coefficients)
-    (x, _), _ = jax.lax.scan(body, (x_T, sampler.init(x_T)), all_but_last)
+    carry = (x_T, sampler.init(x_T))
+    if all_but_last.level.shape[0]:  # at S = 1 there is nothing to scan over
+        carry, _ = jax.lax.scan(body, carry, all_but_last)
+    x, _ = carry
     x0_hat, eps_hat = denoise(x, last.level)
     return last.alpha_next * x0_hat + last.sigma_next * eps_hat
 

@@ -5,7 +5,7 @@ says over which devices the mean goes on. Randomness is drawn per row (`zsnr_jax
 """
 
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -19,20 +19,10 @@ from zsnr_jax.train.state import Params, TrainState, update_ema
 Batch = Mapping[str, jax.Array]  # image [B, H, W, C] in [-1, 1], label int32 [B], index int32 [B]
 Metrics = dict[str, jax.Array]
 
+# (params, x_t, timestep, label, dropout_keys or None) -> output like x_t
+TrainNetwork = Callable[..., Any]
+
 NUM_LEVEL_BINS = 10  # equal widths of 1..T, in which the loss is reported
-
-
-class TrainNetwork(Protocol):
-    """A network as training needs it: with labels, and keys for dropout."""
-
-    def __call__(
-        self,
-        params: Params,
-        x_t: jax.Array,
-        timestep: jax.Array,
-        label: jax.Array,
-        dropout_keys: jax.Array | None,
-    ) -> jax.Array: ...
 
 
 class Objective(NamedTuple):
