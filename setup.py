@@ -13,6 +13,7 @@ TEST = [
     "ipykernel",
     "jupytext",
     "nbclient",
+    "nbconvert",
     "nbformat",
     "pyright",
     "pytest",

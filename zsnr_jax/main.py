@@ -8,6 +8,7 @@ Every setting can be given on the command line, as in --config.sampler.num_steps
 stopped goes on when its command is repeated.
 """
 
+import re
 import shlex
 import sys
 from collections.abc import Sequence
@@ -30,8 +31,9 @@ def parse_flags(argv: Sequence[str]) -> list[str]:
     try:
         rest = flags.FLAGS(list(argv))
         missing = [flag.name for flag in (_CONFIG, _WORKDIR) if flag.value is None]
+        _ = _CONFIG.value and _CONFIG.value.seed  # a file that is not there is noticed only here
     except (flags.Error, AttributeError, KeyError, TypeError, OSError) as error:
-        raise UsageError(f"{_first_line(error)} (see --help)") from error
+        raise UsageError(f"{_sentence(error)} (see --help)") from error
     if len(rest) > 1:
         raise UsageError(f"{rest[1]!r} is not a flag: write --name=value (see --help).")
     if missing:
@@ -50,9 +52,21 @@ def main(argv: Sequence[str]) -> None:
     run_mode(_CONFIG.value, Path(str(_WORKDIR.value)), command)
 
 
-def _first_line(error: Exception) -> str:
-    text = str(error.args[0] if error.args else error).strip()
-    return text.splitlines()[0] if text else type(error).__name__
+def _sentence(error: Exception) -> str:
+    """What went wrong with a flag, on one line, whoever noticed it."""
+    text = str(error)
+    if isinstance(error, OSError):
+        return f"{_config_file()} cannot be read: --config names a file as configs/brightness.py"
+    if isinstance(error, AttributeError | KeyError):
+        key, *hint = re.findall(r"\w+(?=\\*['\"])", text)
+        return f"the config has no setting {key!r}" + (f", is it {hint[0]!r}?" if hint else "")
+    if "Traceback" in text:  # raised by the config file itself: its last line says what and why
+        text = text.strip().splitlines()[-1].removeprefix("zsnr_jax.errors.UsageError: ")
+    return " ".join(text.split())
+
+
+def _config_file() -> str:
+    return getattr(flags.FLAGS["config"], "config_filename", "the config")
 
 
 if __name__ == "__main__":

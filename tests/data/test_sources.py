@@ -14,6 +14,7 @@ import tensorflow_datasets as tfds
 from PIL import Image
 
 from zsnr_jax.data import Brightness, DatasetInfo, load_arrays, make_images, open_source
+from zsnr_jax.data.brightness import CONTENTS, LEANS
 from zsnr_jax.errors import UsageError
 
 ROOT = pathlib.Path(__file__).parents[2]
@@ -97,9 +98,8 @@ def test_row_i_is_picture_i(shapes):
 
 
 def test_info_and_repr(shapes):
-    assert shapes.info == DatasetInfo(
-        "brightness/16", "1.0.0", "test", 1024, (16, 16, 3), ("a",) * 6
-    )
+    names = tuple(f"{what} {lean}" for what in CONTENTS for lean in LEANS)
+    assert shapes.info == DatasetInfo("brightness/16", "1.0.0", "test", 1024, (16, 16, 3), names)
     assert repr(shapes) == "Source(brightness/16:1.0.0, test, 1024 examples)"
 
 
@@ -121,7 +121,7 @@ def test_slices_of_splits(data_dir, shapes):
 def test_other_sets_of_tfds(tmp_path):
     tfds.builder("tiny_faces", data_dir=tmp_path, file_format="array_record").download_and_prepare()
     source = open_source("tiny_faces", "train", tmp_path)
-    assert source.info == DatasetInfo("tiny_faces", "2.1.0", "train", 5, (None, None, 3), ("a",))
+    assert source.info == DatasetInfo("tiny_faces", "2.1.0", "train", 5, (None, None, 3), ("image",))
     images, labels = load_arrays(source, 16)
     assert images.shape == (5, 16, 16, 3)
     np.testing.assert_allclose(images[:, 8, 8, 0], np.arange(5) * 40 / 127.5 - 1, atol=1e-6)
