@@ -84,7 +84,7 @@ WRONG = {
     "loss.label_dropout": (-0.1, r"loss.label_dropout must be in \[0, 1\]"),
     "model.dtype": ("float16", "float32 or bfloat16"),
     "model.attention": ((True,), "one entry for each"),
-    "model.channels": ((12, 96, 128), "8 must divide"),
+    "model.channels": ((12, 96), "8 must divide"),
     "model.patch_size": (3, "must divide the size"),
     "optimizer.decay": ("linear", "cosine or constant"),
     "optimizer.warmup_steps": (10**6, "optimizer.warmup_steps"),

@@ -69,7 +69,7 @@ def test_a_bad_record_is_refused_when_made(fields, message):
     with pytest.raises(UsageError, match=message):
         DiffusionProcess(**fields)
     with pytest.raises(UsageError, match=message):
-        DiffusionProcess.from_dict(fields)
+        DiffusionProcess.from_dict(DiffusionProcess().to_dict() | fields)
 
 
 def test_a_record_cannot_be_changed():

@@ -51,10 +51,14 @@ def test_a_fresh_network_predicts_zero_in_the_shape_of_its_input(patch_size: int
 
 
 def test_all_parameters_are_float32_and_matter() -> None:
-    x_t, timestep, label = _inputs()
+    x_t, timestep, _ = _inputs()
     every_label = jnp.array([0, 1, 2, 3])
-    loss = lambda params: jnp.sum(jnp.square(_output(_model(), params, x_t, timestep, every_label)))  # noqa: E731
-    for path, gradient in jax.tree_util.tree_leaves_with_path(jax.grad(loss)(_noisy_params())):
+
+    def loss(params):
+        return jnp.sum(jnp.square(_output(_model(), params, x_t, timestep, every_label)))
+
+    gradients = jax.jit(jax.grad(loss))(_noisy_params())
+    for path, gradient in jax.tree_util.tree_leaves_with_path(gradients):
         assert gradient.dtype == jnp.float32
         assert np.any(gradient != 0), jax.tree_util.keystr(path)
 

@@ -175,7 +175,7 @@ def _describe(builder: tfds.core.DatasetBuilder, name: str, split: str) -> Datas
         raise UsageError(
             f"dataset {name!r} has no split {split!r}: choose one of {known}, or a slice of one"
         ) from error
-    label = features.get("label", None)
+    label = features["label"] if "label" in features else None  # noqa: SIM401
     is_class = isinstance(label, tfds.features.ClassLabel)
     return DatasetInfo(
         name=builder.info.full_name.rsplit("/", 1)[0],

@@ -18,7 +18,7 @@ def timestep_embedding(timestep: jax.Array, dim: int, max_period: float = 10_000
     Source: DDPM, arXiv 2006.11239, appendix B.
     """
     frequencies = max_period ** (-jnp.arange(dim // 2) / (dim // 2))
-    angles = timestep.astype(jnp.float32)[:, None] * frequencies
+    angles = timestep.astype(jnp.float32)[:, None] * frequencies[None, :]
     return jnp.concatenate([jnp.cos(angles), jnp.sin(angles)], axis=-1)
 
 
