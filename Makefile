@@ -9,7 +9,7 @@ check:  ## format, lint and types
 	$(PYTHON) -m pyright --pythonpath "$$($(PYTHON) -c 'import sys; print(sys.executable)')"
 
 test:  ## everything
-	$(PYTHON) -m pytest -n 2
+	$(PYTHON) -m pytest -n 2 --dist loadfile
 
 smoke:  ## the main path of every recipe that runs on a laptop, in small
 	rm -rf $(SMOKE)

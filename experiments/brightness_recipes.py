@@ -93,6 +93,7 @@ def main() -> None:
         for recipe in RECIPES
     }
     out = arguments.workdir if arguments.smoke else RESULTS
+    out.mkdir(parents=True, exist_ok=True)
     results: dict[str, Any] = {recipe: summarize(runs) for recipe, runs in folders.items()}
     results["command"] = f"python -m experiments.brightness_recipes --workdir={arguments.workdir}"
     (out / "brightness_recipes.json").write_text(json.dumps(results, indent=2) + "\n")

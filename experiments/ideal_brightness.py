@@ -52,6 +52,7 @@ def main() -> None:
         print(f"{size:<8} " + "   ".join(cells))
     assert all(r["flawed"]["std_ratio"]["value"] < r["fixed"]["std_ratio"]["value"]
                for r in results.values())  # fmt: skip
+    RESULTS.parent.mkdir(exist_ok=True)
     command = "python -m experiments.ideal_brightness"
     RESULTS.write_text(json.dumps({"command": command, "sizes": results}, indent=2) + "\n")
 

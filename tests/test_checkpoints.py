@@ -8,6 +8,7 @@ import numpy as np
 import optax
 import pytest
 
+from zsnr_jax import parallel
 from zsnr_jax.checkpoints import Checkpoints
 from zsnr_jax.errors import UsageError
 from zsnr_jax.train.state import TrainState, init_state
@@ -32,7 +33,7 @@ def test_state_and_record_come_back_bit_for_bit(tmp_path: Path) -> None:
     checkpoints = Checkpoints(tmp_path, read_only=True)
     assert checkpoints.latest_step() == 7
     assert checkpoints.record(7)["process"] == RECORD["process"]
-    restored = checkpoints.restore(7, jax.eval_shape(_state))
+    restored = checkpoints.restore(7, jax.eval_shape(_state), parallel.replicated())
     jax.tree.map(np.testing.assert_array_equal, restored, _state(7))
     checkpoints.close()
 
@@ -58,7 +59,7 @@ def test_a_checkpoint_cut_short_is_refused_with_its_folder_and_the_remedy(tmp_pa
     victim.write_bytes(victim.read_bytes()[: victim.stat().st_size // 2])
     checkpoints = Checkpoints(tmp_path, read_only=True)
     with pytest.raises(UsageError, match=r"checkpoint 7 in .* cannot be read .* move .*7 away"):
-        checkpoints.restore(7, jax.eval_shape(_state))
+        checkpoints.restore(7, jax.eval_shape(_state), parallel.replicated())
     checkpoints.close()
 
 
@@ -85,6 +86,7 @@ def test_another_format_is_refused_by_name(tmp_path: Path, monkeypatch) -> None:
 def test_an_array_of_another_shape_is_refused(tmp_path: Path) -> None:
     _save(tmp_path, 7)
     checkpoints = Checkpoints(tmp_path, read_only=True)
+    like = jax.eval_shape(lambda: init_state(jnp.zeros(2), optax.adam(1e-3)))
     with pytest.raises(UsageError, match="cannot be read"):
-        checkpoints.restore(7, jax.eval_shape(lambda: init_state(jnp.zeros(2), optax.adam(1e-3))))
+        checkpoints.restore(7, like, parallel.replicated())
     checkpoints.close()

@@ -10,6 +10,7 @@ import pytest
 from zsnr_jax import build
 from zsnr_jax import config as config_lib
 from zsnr_jax.errors import UsageError
+from zsnr_jax.files import flatten
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 RECIPES = [
@@ -49,8 +50,7 @@ def test_every_recipe_makes_a_process_a_sampler_and_a_network(name: str, variant
 
 def test_flawed_undoes_the_four_fixes_and_nothing_else() -> None:
     fixed, flawed = (
-        dict(config_lib.flatten(config_lib.to_json(recipe("brightness", variants))))
-        for variants in ("", "flawed")
+        flatten(config_lib.to_json(recipe("brightness", variants))) for variants in ("", "flawed")
     )
     changed = {name: flawed[name] for name in fixed if fixed[name] != flawed[name]}
     assert changed == {
@@ -65,6 +65,21 @@ def test_flawed_undoes_the_four_fixes_and_nothing_else() -> None:
 def test_an_unknown_variant_is_refused() -> None:
     with pytest.raises(UsageError, match="'flaw' is unknown: this config has flawed, smoke, 16"):
         recipe("brightness", "flaw")
+
+
+@pytest.mark.parametrize("name", ["model.patch_size", "model.head_dim", "model.num_res_blocks"])
+def test_a_size_of_zero_is_refused(name: str) -> None:
+    config = recipe("brightness")
+    config.update_from_flattened_dict({name: 0})
+    with pytest.raises(UsageError, match=f"{name} must be at least 1"):
+        config_lib.validate(config)
+
+
+def test_a_network_without_channels_is_refused() -> None:
+    config = recipe("brightness")
+    config.model.channels = config.model.attention = ()
+    with pytest.raises(UsageError, match="model.channels"):
+        config_lib.validate(config)
 
 
 def test_settings_are_locked() -> None:
@@ -89,6 +104,9 @@ WRONG = {
     "optimizer.decay": ("linear", "cosine or constant"),
     "optimizer.warmup_steps": (10**6, "optimizer.warmup_steps"),
     "train.num_steps": (0, "at least 1"),
+    "model.dropout": (1.0, r"model.dropout must be in \[0, 1\)"),
+    "dataset.image_size": (-8, "must not be below 0"),
+    "seed": (-1, "seed must be from 0"),
     "train.steps_per_dispatch": (7, "multiple of train.steps_per_dispatch=7"),
     "dataset.name": ("brightnes/32", "brightness/16"),
 }

@@ -27,8 +27,9 @@ OURS = {
     "zsnr_jax.data": ["zsnr_jax.data", "zsnr_jax.errors"],
     "zsnr_jax.evaluation": [*CORE, "zsnr_jax.models", "zsnr_jax.data", "zsnr_jax.evaluation"],
     "zsnr_jax.train.step": [*CORE, "zsnr_jax.train.state", "zsnr_jax.train.optimizer"],
-    "zsnr_jax.plotting": ["zsnr_jax.plotting", "zsnr_jax.errors"],
-    "zsnr_jax.report": ["zsnr_jax.report", "zsnr_jax.plotting", "zsnr_jax.errors"],
+    "zsnr_jax.files": ["zsnr_jax.errors"],
+    "zsnr_jax.plotting": [],
+    "zsnr_jax.report": ["zsnr_jax.files", "zsnr_jax.plotting", "zsnr_jax.errors"],
     "configs": ["zsnr_jax.config"],
 }
 # ... and which packages of others, beside the standard library.

@@ -5,6 +5,7 @@ import os
 import shutil
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import jax
@@ -13,7 +14,7 @@ import orbax.checkpoint as ocp
 import pytest
 from PIL import Image
 
-from zsnr_jax.metrics import read_metrics
+from zsnr_jax.files import read_rows
 
 ROOT = Path(__file__).parents[1]
 SMOKE = "--config=configs/brightness.py:smoke"
@@ -45,7 +46,7 @@ def test_a_run_leaves_everything_it_promises(trained: Path) -> None:
     assert results["step"] == 20 and results["num_samples"] == 64
     assert set(results["metrics"]) >= {"brightness/std_ratio", "brightness/mean_recovery"}
     assert results["ideal"]["this"]["std_ratio"] > results["ideal"]["flawed"]["std_ratio"]
-    rows = read_metrics(trained / "metrics.jsonl")
+    rows = read_rows(trained / "metrics.jsonl")
     assert [row["step"] for row in rows] == [5, 10, 15, 20]
     assert all(np.isfinite(row["loss_at_T"]) and len(row["loss_by_level"]) == 10 for row in rows)
     assert sorted(p.name for p in (trained / "checkpoints").iterdir()) == ["10", "20"]
@@ -61,33 +62,41 @@ def _restored(workdir: Path, step: int):
         return checkpointer.restore((workdir / "checkpoints" / str(step) / "state").absolute())
 
 
-def test_a_resumed_run_is_the_run_that_was_never_stopped(trained: Path, tmp_path: Path) -> None:
-    resumed = tmp_path / "resumed"
-    shutil.copytree(trained, resumed)
-    shutil.rmtree(resumed / "checkpoints" / "20")
-    done = run(SMOKE, f"--workdir={resumed}")
+def test_a_killed_run_resumes_as_the_run_that_was_never_stopped(
+    trained: Path, tmp_path: Path
+) -> None:
+    workdir = tmp_path / "killed"
+    command = [sys.executable, "-m", "zsnr_jax.main", SMOKE, f"--workdir={workdir}"]
+    environment = os.environ | {"XLA_FLAGS": "--xla_force_host_platform_device_count=1"}
+    with subprocess.Popen(
+        command, cwd=ROOT, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    ) as process:
+        while not (workdir / "checkpoints" / "10").exists():
+            assert process.poll() is None, "the run ended before its first checkpoint"
+            time.sleep(0.05)
+        process.kill()
+    done = run(SMOKE, f"--workdir={workdir}")
     assert done.returncode == 0, done.stderr
     assert "Going on from step 10 of 20" in done.stdout
-    whole, parts = _restored(trained, 20), _restored(resumed, 20)
+    whole, parts = _restored(trained, 20), _restored(workdir, 20)
     assert len(jax.tree.leaves(whole)) > 100
     jax.tree.map(np.testing.assert_array_equal, whole, parts)
     for mine, theirs in zip(
-        read_metrics(trained / "metrics.jsonl"),
-        read_metrics(resumed / "metrics.jsonl"),
-        strict=True,
+        read_rows(trained / "metrics.jsonl"), read_rows(workdir / "metrics.jsonl"), strict=True
     ):
         assert (mine["loss"], mine["loss_at_T"]) == (theirs["loss"], theirs["loss_at_T"])
 
 
-def test_samples_can_be_drawn_again_in_another_way_from_a_checkpoint(
+def test_samples_can_be_drawn_in_another_way_and_on_other_devices(
     trained: Path, tmp_path: Path
 ) -> None:
     workdir = tmp_path / "again"
     shutil.copytree(trained, workdir)
     done = run(SMOKE, f"--workdir={workdir}", "--mode=sample", "--config.sampler.num_steps=3",
-               "--config.evaluation.num_samples=5", "--config.sampler.eta=1.0")  # fmt: skip
+               "--config.evaluation.num_samples=5", "--config.sampler.eta=1.0",
+               devices=8)  # fmt: skip
     assert done.returncode == 0, done.stderr
-    again = np.load(workdir / "samples" / "samples.npz")["images"]
+    again = np.load(workdir / "drawn" / "samples.npz")["images"]
     assert again.shape == (5, 16, 16, 3)
 
 
@@ -101,7 +110,7 @@ def _sentence(done: subprocess.CompletedProcess[str]) -> str:
 
 
 MISTAKES = {
-    "unknown key": (["--config.sampler.nmu_steps=3"], "nmu_steps"),
+    "unknown key": (["--config.sampler.nmu_steps=3"], "no setting 'nmu_steps', is it 'num_steps'?"),
     "wrong type": (["--config.sampler.num_steps=many"], "many"),
     "unknown value": (["--config.sampler.spacing=trailling"], "leading, linspace, trailing"),
     "eps": (["--config.prediction=eps"], "eps-prediction cannot be used with zero terminal SNR"),
@@ -175,5 +184,5 @@ def test_a_checkpoint_cut_short_is_refused(trained: Path, tmp_path: Path) -> Non
 def test_help_helps() -> None:
     done = run("--help")
     text = done.stdout + done.stderr
-    for word in ("--config", "--workdir", "--mode", "Train, evaluate or sample", "resum"):
-        assert word in text or word == "resum"
+    for words in ("--config", "--workdir", "--mode", "Train, evaluate or sample", "goes on when"):
+        assert words in text

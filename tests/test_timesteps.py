@@ -55,16 +55,16 @@ def test_stable_diffusions_own_setting_is_leading_with_offset_1():
 
 
 @pytest.mark.parametrize(
-    "arguments, message",
+    "arguments, offset, message",
     [
-        (("middle", 1000, 10), "'middle'.*leading, linspace, trailing"),
-        (("trailing", 1000, 0), "from 1 to T = 1000, and it is 0"),
-        (("trailing", 1000, 1001), "from 1 to T = 1000, and it is 1001"),
-        (("trailing", 1000, 10, 1), "steps_offset=1 belongs to leading spacing, not trailing"),
-        (("leading", 1000, 1000, 1), "steps_offset=1 spans levels 2..1001, outside 1..1000"),
-        (("leading", 1000, 10, -1), "steps_offset=-1 spans levels 0..900, outside 1..1000"),
+        (("middle", 1000, 10), 0, "'middle'.*leading, linspace, trailing"),
+        (("trailing", 1000, 0), 0, "from 1 to T = 1000, and it is 0"),
+        (("trailing", 1000, 1001), 0, "from 1 to T = 1000, and it is 1001"),
+        (("trailing", 1000, 10), 1, "steps_offset=1 belongs to leading spacing, not trailing"),
+        (("leading", 1000, 1000), 1, "steps_offset=1 spans levels 2..1001, outside 1..1000"),
+        (("leading", 1000, 10), -1, "steps_offset=-1 spans levels 0..900, outside 1..1000"),
     ],
 )
-def test_make_timesteps_refuses(arguments, message):
+def test_make_timesteps_refuses(arguments, offset, message):
     with pytest.raises(UsageError, match=message):
-        make_timesteps(*arguments)
+        make_timesteps(*arguments, steps_offset=offset)

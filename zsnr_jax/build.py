@@ -108,7 +108,6 @@ def build(config: Config) -> Run:
     Raises: UsageError, one sentence, for the first setting that is wrong.
     """
     config_lib.validate(config)
-    parallel.require_divisible(config.dataset.batch_size, "dataset.batch_size")
     process = build_process(config)
     sampling = build_sampling(config, process)
     learning_rate = learning_rate_schedule(

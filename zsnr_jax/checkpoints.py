@@ -60,12 +60,15 @@ class Checkpoints:
             )
         return record
 
-    def restore(self, step: int, like: TrainState) -> TrainState:
+    def restore(self, step: int, like: TrainState, placement: jax.sharding.Sharding) -> TrainState:
         """Read the state of a checkpoint into the shapes and dtypes of `like`.
 
+        Args: placement: of every array, on the devices of now; those that wrote it do not matter.
         Raises: UsageError where a file is damaged or an array does not fit.
         """
-        shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), like)
+        shapes = jax.tree.map(
+            lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=placement), like
+        )
         args = ocp.args.Composite(state=ocp.args.StandardRestore(shapes))
         return self._restore(step, args).state
 

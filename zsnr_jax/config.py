@@ -12,6 +12,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from zsnr_jax.errors import UsageError
+from zsnr_jax.files import flatten
 
 Config = Any  # a ConfigDict, whose keys type checkers cannot see
 Variant = Callable[[Config], None]
@@ -64,12 +65,11 @@ def default_config() -> Config:
 
     config.train = ConfigDict()
     config.train.num_steps = 100_000
-    config.train.steps_per_dispatch = 1  # steps per call to the devices; more than 1 pays on
-    # accelerators, and slows a CPU down. Divides the numbers of steps above and below.
+    # Steps per call to the devices; more than 1 pays on accelerators, and slows a CPU down. It
+    # divides num_steps, log_every, sample_every and save_every.
+    config.train.steps_per_dispatch = 1
     config.train.log_every = 100  # steps; also of the loss probe at t = T
-    config.train.sample_every = (
-        0  # steps; draw a grid of samples for the eye, but at the end; 0: never
-    )
+    config.train.sample_every = 0  # steps between grids of samples (the end has its own); 0: none
     config.train.save_every = 5_000  # steps; a checkpoint is also written at the end
     config.train.keep = 3  # checkpoints kept, the newest
 
@@ -138,34 +138,43 @@ def validate(config: Config) -> None:
 
     Raises: UsageError, one sentence for the first of them.
     """
-    train, evaluation = config.train, config.evaluation
-    counts = {
-        "train.num_steps": train.num_steps,
-        "train.steps_per_dispatch": train.steps_per_dispatch,
-        "train.log_every": train.log_every,
-        "train.save_every": train.save_every,
-        "train.keep": train.keep,
-        "dataset.batch_size": config.dataset.batch_size,
-        "evaluation.num_samples": evaluation.num_samples,
-        "evaluation.batch_size": evaluation.batch_size,
-    }
-    for name, value in counts.items():
-        if value < 1:
-            raise UsageError(f"{name} must be at least 1, and it is {value}.")
+    values = flatten(config.to_dict())
+    for name in _AT_LEAST_1:
+        if values[name] < 1:
+            raise UsageError(f"{name} must be at least 1, and it is {values[name]}.")
+    for name in _AT_LEAST_0:
+        if values[name] < 0:
+            raise UsageError(f"{name} must not be below 0, and it is {values[name]}.")
+    for name in _SHARES:
+        if not 0 <= values[name] <= 1:
+            raise UsageError(f"{name} must be in [0, 1], and it is {values[name]}.")
+    for name in _BELOW_1:
+        if not 0 <= values[name] < 1:
+            raise UsageError(f"{name} must be in [0, 1), and it is {values[name]}.")
+    if not 0 <= config.seed < 2**32:
+        raise UsageError(f"seed must be from 0 to 2^32 - 1, and it is {config.seed}.")
+    if not config.model.channels or min(config.model.channels) < 1:
+        raise UsageError(f"model.channels={config.model.channels} must be one or more sizes.")
+    stride = config.train.steps_per_dispatch
     for name in ("num_steps", "log_every", "sample_every", "save_every"):
-        if train[name] % train.steps_per_dispatch:
+        if config.train[name] % stride:
             raise UsageError(
-                f"train.{name}={train[name]} must be a multiple of train.steps_per_dispatch="
-                f"{train.steps_per_dispatch}, since logs and checkpoints fall between dispatches."
+                f"train.{name}={config.train[name]} must be a multiple of "
+                f"train.steps_per_dispatch={stride}: logs and checkpoints fall between dispatches."
             )
-    shares = {
-        "loss.label_dropout": config.loss.label_dropout,
-        "sampler.guidance_rescale": config.sampler.guidance_rescale,
-        "ema.decay": config.ema.decay,
-    }
-    for name, value in shares.items():
-        if not 0 <= value <= 1:
-            raise UsageError(f"{name} must be in [0, 1], and it is {value}.")
+
+
+_AT_LEAST_1 = (
+    "train.num_steps", "train.steps_per_dispatch", "train.log_every", "train.save_every",
+    "train.keep", "dataset.batch_size", "evaluation.num_samples", "evaluation.batch_size",
+    "model.patch_size", "model.num_res_blocks", "model.head_dim",
+)  # fmt: skip
+_AT_LEAST_0 = (
+    "train.sample_every", "dataset.image_size", "optimizer.clip_norm", "optimizer.weight_decay",
+    "optimizer.learning_rate",
+)  # fmt: skip
+_SHARES = ("loss.label_dropout", "sampler.guidance_rescale", "ema.decay")
+_BELOW_1 = ("model.dropout", "optimizer.b1", "optimizer.b2")
 
 
 def to_json(config: Config) -> dict[str, Any]:
@@ -179,7 +188,7 @@ def require_same_run(saved: Mapping[str, Any], current: Mapping[str, Any], where
     Args: saved, current: two results of `to_json`; where: the workdir, for the message.
     Raises: UsageError naming the first setting that differs, and both values.
     """
-    saved, current = dict(flatten(saved)), dict(flatten(current))
+    saved, current = flatten(saved), flatten(current)
     for name in sorted(saved.keys() | current.keys()):
         if name.startswith(MAY_CHANGE) or saved.get(name) == current.get(name):
             continue
@@ -187,12 +196,3 @@ def require_same_run(saved: Mapping[str, Any], current: Mapping[str, Any], where
             f"{where} holds a different run, with {name}={saved.get(name)!r} where this one has "
             f"{current.get(name)!r}: choose another --workdir, or set it back."
         )
-
-
-def flatten(tree: Mapping[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
-    """The leaves of nested settings, under their full names: ("sampler.eta", 0.0), ..."""
-    leaves = []
-    for key, value in tree.items():
-        name = f"{prefix}{key}"
-        leaves += flatten(value, f"{name}.") if isinstance(value, Mapping) else [(name, value)]
-    return leaves

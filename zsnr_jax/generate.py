@@ -106,7 +106,7 @@ class Generator:
 def spread_labels(labels: np.ndarray, num_samples: int) -> np.ndarray:
     """Labels in the proportions of the data's, evenly: int [num_samples] from int [n]."""
     ordered = np.sort(labels)
-    return ordered[(np.arange(num_samples) + 0.5).astype(int) * len(ordered) // num_samples]
+    return ordered[np.arange(num_samples) * len(ordered) // num_samples]
 
 
 def to_uint8(images: np.ndarray) -> np.ndarray:

@@ -57,8 +57,9 @@ def _sentence(error: Exception) -> str:
     text = str(error)
     if isinstance(error, OSError):
         return f"{_config_file()} cannot be read: --config names a file as configs/brightness.py"
-    if isinstance(error, AttributeError | KeyError):
-        key, *hint = re.findall(r"\w+(?=\\*['\"])", text)
+    words = re.findall(r"['\"\\]+(\w+)\\*['\"]", text)
+    if isinstance(error, AttributeError | KeyError) and words:
+        key, *hint = words
         return f"the config has no setting {key!r}" + (f", is it {hint[0]!r}?" if hint else "")
     if "Traceback" in text:  # raised by the config file itself: its last line says what and why
         text = text.strip().splitlines()[-1].removeprefix("zsnr_jax.errors.UsageError: ")

@@ -7,6 +7,8 @@ from typing import Any
 import numpy as np
 from tensorboardX import SummaryWriter
 
+from zsnr_jax import files
+
 
 class MetricsWriter:
     """Appends rows to WORKDIR/metrics.jsonl and to TensorBoard files in WORKDIR/tensorboard."""
@@ -14,8 +16,8 @@ class MetricsWriter:
     def __init__(self, workdir: Path, first_step: int = 0):
         """first_step: where the run goes on; rows past it belong to steps that will be redone."""
         self._path = workdir / "metrics.jsonl"
-        kept = [row for row in read_metrics(self._path) if row["step"] <= first_step]
-        self._path.write_text("".join(json.dumps(row) + "\n" for row in kept))
+        kept = [row for row in files.read_rows(self._path) if row["step"] <= first_step]
+        files.write_text(self._path, "".join(json.dumps(row) + "\n" for row in kept))
         self._file = self._path.open("a", buffering=1)
         self._board = SummaryWriter(str(workdir / "tensorboard"), purge_step=first_step + 1)
 
@@ -34,11 +36,3 @@ class MetricsWriter:
         """Flush and close."""
         self._file.close()
         self._board.close()
-
-
-def read_metrics(path: Path) -> list[dict[str, Any]]:
-    """The rows of a metrics.jsonl; a last line that was cut short by a kill is left out."""
-    if not path.exists():
-        return []
-    lines = path.read_text().splitlines(keepends=True)
-    return [json.loads(line) for line in lines if line.endswith("\n")]

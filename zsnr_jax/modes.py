@@ -9,7 +9,7 @@ from pathlib import Path
 import jax
 import numpy as np
 
-from zsnr_jax import build, parallel, plotting, results
+from zsnr_jax import build, files, parallel, plotting, results
 from zsnr_jax import config as config_lib
 from zsnr_jax.checkpoints import Checkpoints
 from zsnr_jax.config import Config
@@ -26,6 +26,8 @@ def train(config: Config, workdir: Path, command: str) -> None:
 
     Raises: UsageError where the workdir cannot be made, or holds another run.
     """
+    parallel.require_one_host()
+    parallel.require_divisible(config.dataset.batch_size, "dataset.batch_size")
     run = build.build(config)
     _claim(workdir, run)
     print(parameter_table(run))
@@ -37,7 +39,7 @@ def train(config: Config, workdir: Path, command: str) -> None:
             print(f"Going on from step {first} of {run.loop.num_steps} in {workdir}.")
         if first < run.loop.num_steps:
             state = _train(run, state, checkpoints, workdir)
-    seconds = time.perf_counter() - start if first == 0 else None
+    seconds = time.perf_counter() - start if first < run.loop.num_steps else None
     _evaluate(run, state, workdir, command, seconds)
 
 
@@ -48,11 +50,12 @@ def evaluate(config: Config, workdir: Path, command: str) -> None:
 
 
 def sample(config: Config, workdir: Path, command: str) -> None:
-    """Draw samples of the newest checkpoint into samples/."""
+    """Draw samples of the newest checkpoint into drawn/; samples/ stays what results.json says."""
     del command
     run, state = _load(config, workdir)
-    results.write_samples(run, jax.device_get(state.ema_params), workdir)
-    print(f"Samples: {workdir / 'samples'}/samples.png, guided.png and samples.npz")
+    folder = workdir / "drawn"
+    results.write_samples(run, jax.device_get(state.ema_params), folder)
+    print(f"Samples: samples.png, guided.png and samples.npz in {folder}")
 
 
 def parameter_table(run: build.Run) -> str:
@@ -108,16 +111,25 @@ def _evaluate(
 
 def _claim(workdir: Path, run: build.Run) -> None:
     """Make the workdir, or check that the run it holds is this one."""
+    path = workdir / "config.json"
     try:
         (workdir / "samples").mkdir(parents=True, exist_ok=True)
+        if not path.exists():
+            files.write_text(path, json.dumps(run.settings, indent=2) + "\n")
     except OSError as error:
         raise UsageError(
-            f"--workdir={workdir} cannot be made ({error.strerror}): choose a folder that can."
+            f"--workdir={workdir} cannot be made or written to ({error.strerror}): choose another."
         ) from error
+    _require_same_run(workdir, run)
+
+
+def _require_same_run(workdir: Path, run: build.Run) -> None:
     path = workdir / "config.json"
-    if path.exists():
-        config_lib.require_same_run(json.loads(path.read_text()), run.settings, str(workdir))
-    path.write_text(json.dumps(run.settings, indent=2) + "\n")
+    try:
+        saved = json.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        raise UsageError(f"{path} cannot be read: choose another --workdir.") from error
+    config_lib.require_same_run(saved, run.settings, str(workdir))
 
 
 def _load(config: Config, workdir: Path) -> tuple[build.Run, TrainState]:
@@ -126,9 +138,10 @@ def _load(config: Config, workdir: Path) -> tuple[build.Run, TrainState]:
     if not (workdir / "checkpoints").is_dir():
         raise UsageError(f"{workdir} holds no checkpoints: train there first, with --mode=train.")
     with _open(workdir, run.loop.keep, read_only=True) as checkpoints:
+        if checkpoints.latest_step() is None:
+            raise UsageError(f"{workdir} holds no checkpoint yet: train there first.")
         state = _resume(run, checkpoints)
-    if not state.step:
-        raise UsageError(f"{workdir} holds no checkpoint yet: train there first.")
+    _require_same_run(workdir, run)
     return run, state
 
 
@@ -148,7 +161,7 @@ def _resume(run: build.Run, checkpoints: Checkpoints) -> TrainState:
                     f"checkpoint {step} has {part} {name}={saved[part].get(name)!r} and the config "
                     f"{value!r}: set it back, or choose another --workdir."
                 )
-    return checkpoints.restore(step, jax.eval_shape(run.init_state))
+    return checkpoints.restore(step, jax.eval_shape(run.init_state), parallel.replicated())
 
 
 @contextlib.contextmanager

@@ -17,13 +17,22 @@ AXIS = "batch"  # the name under which devices share a batch
 
 
 def host() -> int:
-    """This process's number, 0..num_hosts()-1. Host 0 writes files and speaks."""
+    """This process's number, 0..num_hosts()-1."""
     return jax.process_index()
 
 
 def num_hosts() -> int:
     """How many processes share the run."""
     return jax.process_count()
+
+
+def require_one_host() -> None:
+    """Refuse several hosts, who would all write the same files. Raises: UsageError."""
+    if num_hosts() > 1:
+        raise UsageError(
+            f"this version trains on the devices of one host, and there are {num_hosts()}: start "
+            "it on one."
+        )
 
 
 def require_divisible(batch_size: int, name: str) -> None:
@@ -35,11 +44,15 @@ def require_divisible(batch_size: int, name: str) -> None:
         )
 
 
-def replicate(state: Any) -> Any:
-    """Put a state on all devices as the steps return it; else the second step compiles again."""
+def replicated() -> jax.sharding.NamedSharding:
+    """The placement of a state: whole, on every device, as the steps return it."""
     mesh = jax.sharding.Mesh(np.array(jax.devices()), (AXIS,))
-    whole = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())
-    return jax.device_put(state, whole)
+    return jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())
+
+
+def replicate(state: Any) -> Any:
+    """Put a state where the steps return it; left elsewhere, the second step compiles again."""
+    return jax.device_put(state, replicated())
 
 
 def parallel_step(step: Callable[[Any, Any], Any]) -> Callable[[Any, Any], Any]:

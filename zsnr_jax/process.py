@@ -2,7 +2,7 @@
 
 Training, loss weights, sampling and evaluation read this record and nothing else, and every
 checkpoint carries it, so that they cannot disagree. Prediction type and zero terminal SNR are two
-settings: each can be had without the other, but for eps with zero terminal SNR.
+settings: each can be had without the other, except that eps cannot have zero terminal SNR.
 """
 
 import dataclasses

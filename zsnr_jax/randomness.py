@@ -39,7 +39,7 @@ def row_normal(
     key: jax.Array, step: jax.typing.ArrayLike, index: jax.Array, shape: tuple[int, ...]
 ) -> jax.Array:
     """Standard normal float32 [B, *shape], each row from its own key."""
-    return jax.vmap(lambda k: jax.random.normal(k, shape))(row_keys(key, step, index))
+    return jax.vmap(lambda k: jax.random.normal(k, shape, jnp.float32))(row_keys(key, step, index))
 
 
 def row_levels(

@@ -22,7 +22,7 @@ from typing import Any, NamedTuple
 from matplotlib.figure import Figure
 from PIL import Image
 
-from zsnr_jax import plotting
+from zsnr_jax import files, plotting
 from zsnr_jax.errors import UsageError
 
 _REQUIRED = ("config_name", "command", "config", "process", "sampler", "dataset", "metrics", "step")
@@ -65,7 +65,7 @@ def load_run(workdir: str | os.PathLike[str]) -> Run:
     missing = [key for key in _REQUIRED if not isinstance(results, dict) or key not in results]
     if missing:
         raise UsageError(f"{path} lacks {', '.join(missing)}: {remedy} again.")
-    return Run(folder, results, _read_rows(folder / "metrics.jsonl"))
+    return Run(folder, results, files.read_rows(folder / "metrics.jsonl"))
 
 
 def write_report(
@@ -266,7 +266,7 @@ def _numbers_of_all(runs: Sequence[Run]) -> str:
 
 
 def _differences(runs: Sequence[Run]) -> str:
-    configs = [_flatten(run.results["config"]) for run in runs]
+    configs = [files.flatten(run.results["config"]) for run in runs]
     keys = sorted({key for config in configs for key in config})
     lines = []
     for key in keys:
@@ -391,16 +391,6 @@ def _has_picture(run: Run, name: str) -> bool:
     return (run.workdir / "samples" / f"{name}.png").exists()
 
 
-def _flatten(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat = {}
-    for key, value in config.items():
-        if isinstance(value, Mapping):
-            flat |= _flatten(value, f"{prefix}{key}.")
-        else:
-            flat[prefix + key] = value
-    return flat
-
-
 def _sentence(text: str) -> str:
     return text[:1].upper() + text[1:] + "."
 
@@ -413,30 +403,10 @@ def _data_uri(content: bytes, kind: str) -> str:
     return f"data:{kind};base64,{base64.b64encode(content).decode('ascii')}"
 
 
-def _read_rows(path: pathlib.Path) -> list[dict[str, Any]]:
-    """The rows of a JSONL file by step; of a step that a resumed run repeated, the last."""
-    if not path.exists():
-        return []
-    lines = path.read_text(encoding="utf-8").splitlines()
-    by_step = {}
-    for i, line in enumerate(lines):
-        try:
-            row = json.loads(line)
-            by_step[row["step"]] = row
-        except (ValueError, KeyError, TypeError) as error:
-            if i + 1 < len(lines):  # a run that was killed leaves at most its last line broken
-                raise UsageError(
-                    f"line {i + 1} of {path} cannot be read ({error}): mend or delete the line."
-                ) from error
-    return [by_step[step] for step in sorted(by_step)]
-
-
 def _write(path: pathlib.Path, title: str, body: str) -> pathlib.Path:
     page = string.Template(_PAGE).substitute(title=_text(title), style=_STYLE, body=body)
     path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_name(path.name + ".part")
-    unfinished.write_text(page, encoding="utf-8")
-    unfinished.replace(path)  # a reader never meets half a page
+    files.write_text(path, page)
     return path
 
 
@@ -524,7 +494,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             path = write_comparison(arguments.workdirs, arguments.out)
         else:
             raise UsageError("a page of several runs needs a place: pass --out=page.html.")
-    except UsageError as error:
+    except (UsageError, OSError) as error:
         sys.exit(f"zsnr_jax.report: {error}")
     print(path)
 

@@ -5,8 +5,10 @@ guidance changes it on purpose. Where the dataset is small enough, they stand be
 ideal denoisers, in closed form: of this run's recipe, and of the flawed one.
 """
 
+import dataclasses
 import json
 import time
+import warnings
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -15,7 +17,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from zsnr_jax import data, parallel, plotting, randomness, report, schedules, timesteps
+from zsnr_jax import data, files, parallel, plotting, randomness, report, timesteps
 from zsnr_jax.build import Run
 from zsnr_jax.evaluation import brightness, ideal
 from zsnr_jax.generate import spread_labels, to_uint8
@@ -29,8 +31,8 @@ _GUIDED_SAMPLES = 64
 _PACKAGES = ("jax", "flax", "optax", "orbax-checkpoint")  # whose versions results.json names
 
 
-def write_samples(run: Run, params: Params, workdir: Path) -> tuple[np.ndarray, np.ndarray]:
-    """Draw the samples of a run into samples/: PNG grids, and samples.npz with all of them.
+def write_samples(run: Run, params: Params, folder: Path) -> tuple[np.ndarray, np.ndarray]:
+    """Draw the samples of a run into a folder: PNG grids, and samples.npz with all of them.
 
     Returns: the samples at guidance scale 1, float32 [n, H, W, C], and their labels, int [n].
     """
@@ -39,7 +41,6 @@ def write_samples(run: Run, params: Params, workdir: Path) -> tuple[np.ndarray, 
     samples = run.generator(params, labels)
     guided_labels = spread_labels(data_labels, _GUIDED_SAMPLES)
     guided = to_uint8(run.generator(params, guided_labels, guided=True))
-    folder = workdir / "samples"
     folder.mkdir(exist_ok=True)
     plotting.save_image_grid(folder / "samples.png", to_uint8(samples))
     plotting.save_image_grid(folder / "guided.png", guided)
@@ -60,8 +61,11 @@ def evaluate(
     Returns: what results.json holds.
     """
     start = time.perf_counter()
-    samples, labels = write_samples(run, params, workdir)
-    seconds = {"train": train_seconds, "sample": time.perf_counter() - start}
+    samples, labels = write_samples(run, params, workdir / "samples")
+    seconds = {
+        "train": train_seconds or _train_seconds_before(workdir),
+        "sample": time.perf_counter() - start,
+    }
     images, image_labels = _data(run)
     ideals = ideal_samples(run, images, image_labels, labels)
     for name, drawn in {"data": images, **ideals}.items():
@@ -92,7 +96,7 @@ def evaluate(
             for name, drawn in {"data": images, "samples": samples, **ideals}.items()
         },
     }
-    (workdir / "results.json").write_text(json.dumps(results, indent=2) + "\n")
+    files.write_text(workdir / "results.json", json.dumps(results, indent=2) + "\n")
     report.write_report(workdir)
     return results
 
@@ -107,19 +111,28 @@ def ideal_samples(
     """
     if images.size > _MAX_IDEAL_VALUES or len(images) < len(run.source):
         return {}
-    T, S = run.process.num_steps, len(run.sampling.timesteps)
-    flawed = schedules.make_schedule(run.process.schedule, T)
+    process, sampling = run.process, run.sampling
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # that the flawed schedule is flawed is the point
+        flawed = dataclasses.replace(process, zero_terminal_snr=False).noise_schedule
+    leading = timesteps.make_timesteps("leading", process.num_steps, len(sampling.timesteps))
     recipes = {
-        "ideal_this": (run.process.noise_schedule, run.sampling.timesteps),
-        "ideal_flawed": (flawed, timesteps.make_timesteps("leading", T, S)),
+        "ideal_this": (process.noise_schedule, sampling.timesteps),
+        "ideal_flawed": (flawed, leading),
     }
-    key = randomness.purpose_key(run.seed, randomness.Purpose.START)
-    index = jnp.arange(len(labels))
-    x_T = randomness.row_normal(key, 0, index, run.image_shape)
+    start_key = randomness.purpose_key(run.seed, randomness.Purpose.START)
+    key = randomness.purpose_key(run.seed, randomness.Purpose.SAMPLE)
+    x_T = randomness.row_normal(start_key, 0, jnp.arange(len(labels)), run.image_shape)
     return {
-        name: ideal.ideal_samples(images, image_labels, *recipe, labels, x_T)
+        name: ideal.ideal_samples(images, image_labels, *recipe, labels, x_T, sampling.sampler, key)
         for name, recipe in recipes.items()
     }
+
+
+def _train_seconds_before(workdir: Path) -> float | None:
+    """What an evaluation before this one said of the training, which it need not repeat."""
+    path = workdir / "results.json"
+    return json.loads(path.read_text())["seconds"]["train"] if path.exists() else None
 
 
 def _values(estimates: dict[str, Any]) -> dict[str, float | None]:

@@ -16,7 +16,7 @@ SPACINGS = ("leading", "linspace", "trailing")
 
 
 def make_timesteps(
-    spacing: str, num_train_steps: int, num_sample_steps: int, steps_offset: int = 0
+    spacing: str, num_train_steps: int, num_sample_steps: int, *, steps_offset: int = 0
 ) -> np.ndarray:
     """Choose the levels that a sampler of S steps visits, noisiest first.
 

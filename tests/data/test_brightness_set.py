@@ -32,11 +32,11 @@ def test_nothing_leaves_the_range_and_nothing_is_clipped(drawn):
 def test_solid_backgrounds_at_both_ends(drawn):
     scenes, images, background = drawn
     flat = scenes.content < 2
-    for value, share in ((-1.0, 0.069), (1.0, 0.063)):
+    for value, share in ((-1.0, 0.069), (1.0, 0.062)):
         solid = flat & (background == value)
         assert solid.mean() == pytest.approx(share, abs=0.001)
         covered = (images[solid] == value).all(axis=-1).mean(axis=(1, 2))
-        assert covered.min() >= 0.25
+        assert covered.min() >= 0.18  # four wide bars at 16 pixels, their soft edges not counted
 
 
 def test_contrast_points_towards_mid_grey(drawn):

@@ -40,9 +40,8 @@ def test_eight_devices_train_as_one_does(both) -> None:
 
 
 def test_eight_devices_draw_the_same_images_as_one(both) -> None:
-    precision, one, eight = both
-    if precision == "float32":
-        pytest.skip("the parameters differ by rounding there, and so may the images")
+    _, one, eight = both
     for name in ("samples", "guided"):
         assert one[name].shape == (11, 8, 8, 1)
-        np.testing.assert_allclose(one[name], eight[name], atol=1e-5)
+        assert np.ptp(one[name]) > 0.5
+        np.testing.assert_allclose(one[name], eight[name], atol=1e-4)

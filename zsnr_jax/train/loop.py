@@ -69,15 +69,16 @@ def train(
         progress.update(stride)
         is_last = done == options.num_steps
         if done % options.log_every == 0 or is_last:
+            row = {"step": done, **window.close(), "learning_rate": float(learning_rate(done - 1))}
             at_T = float(place_probe(state, rows[-1]))
-            row = {"step": done, **window.close(), "learning_rate": float(learning_rate(done))}
             row["loss_at_T"] = at_T if math.isfinite(at_T) else None
             writer.write(row)
             checkpoints.check()
             progress.set_postfix(loss=f"{row['loss']:.3f}", at_T=f"{at_T:.3f}")
         if options.sample_every and done % options.sample_every == 0 and not is_last:
+            before = time.perf_counter()
             _save_grid(draw_grid(state), done, workdir, writer)
-            window.restart()
+            window.leave_out(time.perf_counter() - before)
         if done % options.save_every == 0 or is_last:
             checkpoints.save(done, state, record)
     progress.close()
@@ -89,11 +90,12 @@ class _Window:
     """Metrics since the last log line. They stay on the device until they are asked for."""
 
     def __init__(self) -> None:
-        self.restart()
-
-    def restart(self) -> None:
         self._metrics: list[Metrics] = []
         self._start = time.perf_counter()
+
+    def leave_out(self, seconds: float) -> None:
+        """Do not count time that was not spent on training."""
+        self._start += seconds
 
     def add(self, metrics: Metrics) -> None:
         """Take the metrics of one dispatch, [steps] each."""
@@ -108,7 +110,7 @@ class _Window:
         seconds = time.perf_counter() - self._start
         sums = metrics["level_loss_sum"].sum(axis=0)
         counts = metrics["level_count"].sum(axis=0)
-        self.restart()
+        self._metrics, self._start = [], time.perf_counter()
         return {
             "loss": float(metrics["loss"].mean()),
             "loss_by_level": [
