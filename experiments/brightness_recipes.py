@@ -72,11 +72,15 @@ def draw(folders: dict[str, list[Path]], results: dict, path: Path) -> None:
     """The README's picture: the data, and the first seed of each recipe."""
     dataset = json.loads((folders["fixed"][0] / "results.json").read_text())["dataset"]["name"]
     size = int(dataset.partition("/")[2])
-    sets = [("The data", make_images(size, 512, seed=0)[0], "brightness uniform from -1 to 1")]
-    for recipe, title in (("flawed", "Trained and sampled flawed"), ("fixed", "With the fixes")):
+    data = make_images(size, 512, seed=0)[0]
+    sets = [("The data", "brightness uniform from -1 to 1", data, plotting.LIGHT.faint)]
+    for recipe, title, colour in (
+        ("flawed", "Trained and sampled flawed", plotting.LIGHT.flawed),
+        ("fixed", "With the four fixes", plotting.LIGHT.samples),
+    ):
         images = np.load(folders[recipe][0] / "samples" / "samples.npz")["images"]
         ratio = results[recipe]["runs"][0]["std_ratio"]["value"]
-        sets.append((title, images, f"{ratio:.2f} of the data's spread"))
+        sets.append((title, f"{ratio:.2f} of the data's spread", images, colour))
     plotting.save_figure(path, plotting.recipes_beside_each_other(sets))
 
 

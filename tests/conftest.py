@@ -4,9 +4,13 @@ Where `CI` is set, hypothesis draws the same examples on every run.
 """
 
 import os
+import tempfile
 
 import jax
 from hypothesis import settings
+
+# Read when TFDS is imported: embedded sets are prepared there, and not in the user's own folder.
+os.environ.setdefault("TFDS_DATA_DIR", os.path.join(tempfile.gettempdir(), "zsnr_jax_tests"))
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
 

@@ -72,6 +72,11 @@ def test_the_numbers_are_those_on_file() -> None:
         assert f"{found[name]['ideal_std_ratio']:.3f}" in README
 
 
+def test_nothing_waits_to_be_filled_in() -> None:
+    for path in [*PAGES, *(ROOT / "zsnr_jax").rglob("*.py")]:
+        assert not re.search(r"<<<|PENDING|TODO|FIXME", path.read_text()), path
+
+
 def test_the_ideal_table_in_the_datasets_documentation_is_that_on_file() -> None:
     found = json.loads((ROOT / "experiments/results/ideal_brightness.json").read_text())
     text = (ROOT / "zsnr_jax/data/brightness.py").read_text()

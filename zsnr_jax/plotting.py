@@ -120,21 +120,19 @@ def brightness_histogram(results: Mapping[str, Any], dark: bool = False) -> Figu
     return figure
 
 
-def recipes_beside_each_other(sets: Sequence[tuple[str, np.ndarray, str]]) -> Figure:
+def recipes_beside_each_other(sets: Sequence[tuple[str, str, np.ndarray, str]]) -> Figure:
     """Draw sets of images one under another: a strip from dark to bright, and the histogram.
 
-    Args: sets: (title, images uint8 [n, H, W, C], what the title's second line says) each.
+    Args: sets: (title, note, images uint8 [n, H, W, C], colour of the histogram) each.
     """
     figure = Figure(figsize=(10, 1.5 * len(sets) + 0.3), layout="constrained")
     panels = figure.subplots(len(sets), 2, width_ratios=[3, 1.3], squeeze=False)
     edges = np.linspace(-1, 1, 21)
-    colours = {"data": LIGHT.faint, "flawed": LIGHT.flawed}
-    for (strip, bars), (title, images, note) in zip(panels, sets, strict=True):
+    for (strip, bars), (title, note, images, colour) in zip(panels, sets, strict=True):
         strip.imshow(image_grid(by_brightness(images, 24), columns=12, scale=4, pad=4))
         strip.set_axis_off()
-        strip.set_title(f"{title}  ", loc="left", fontsize=10, weight="bold", color=LIGHT.ink)
+        strip.set_title(title, loc="left", fontsize=10, weight="bold", color=LIGHT.ink)
         strip.set_title(note, loc="right", fontsize=9, color=LIGHT.ink)
-        colour = colours.get(title.split()[-1], LIGHT.samples)
         mean = images.mean(axis=(1, 2, 3)) / 127.5 - 1
         bars.hist(mean, edges, density=True, color=colour)
         bars.set(xlim=(-1, 1), ylim=(0, 1.6), yticks=[])

@@ -74,14 +74,14 @@ def batches_by_step(
     """All batches of a run: batches[step] is this host's rows of the global batch of that step.
 
     Args:
-        source: at least one example.
-        batch_size: rows of the global batch B, over all hosts.
-        seed: 0..2^32-1, of the order and the flips.
-        image_size: pictures are cropped and resized to this many pixels per side.
-        host, num_hosts: this host's place; num_hosts must divide batch_size.
-        flip: mirror each picture left to right with probability 1/2, for natural images.
+      source: at least one example.
+      batch_size: rows of the global batch B, over all hosts.
+      seed: 0..2^32-1, of the order and the flips.
+      image_size: pictures are cropped and resized to this many pixels per side.
+      host, num_hosts: this host's place; num_hosts must divide batch_size.
+      flip: mirror each picture left to right with probability 1/2, for natural images.
     Returns: a lazy sequence (a grain.MapDataset) of dicts: image float32 [b, size, size, c] in
-        [-1, 1], label int32 [b], and index int32 [b], the row's place 0..B-1 in the global batch.
+      [-1, 1], label int32 [b], and index int32 [b], the row's place 0..B-1 in the global batch.
     Raises: UsageError where an argument is out of range.
     """
     _check(source, batch_size, seed, image_size, host, num_hosts)
@@ -118,8 +118,8 @@ def make_batches(
     """Iterate for ever over batches_by_step from start_step on, reading ahead in threads.
 
     Args: as batches_by_step.  start_step: the step of the first batch, >= 0; free of charge.
-        num_threads: threads that build batches; 0 builds each when it is asked for.
-        prefetch: batches kept ready.
+      num_threads: threads that build batches; 0 builds each when it is asked for.
+      prefetch: batches kept ready.
     """
     if start_step < 0:
         raise UsageError(f"start_step is {start_step}: it must be 0 or more")

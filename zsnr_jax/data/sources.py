@@ -90,12 +90,12 @@ def open_source(
     """Open a split of a dataset, preparing it first if it is an embedded one.
 
     Args:
-        name: brightness/16, brightness/32, brightness/64, digits, or any TFDS name (cifar10,
-            imagenet_resized/64x64, ...) with a feature "image".
-        split: a TFDS split, slices included: "train", "test", "train[:10%]".
-        data_dir: where TFDS keeps its sets; its own default (~/tensorflow_datasets) if None.
+      name: brightness/16, brightness/32, brightness/64, digits, or any TFDS name (cifar10,
+        imagenet_resized/64x64, ...) with a feature "image".
+      split: a TFDS split, slices included: "train", "test", "train[:10%]".
+      data_dir: where TFDS keeps its sets; its own default (~/tensorflow_datasets) if None.
     Raises: UsageError where the name or split is unknown, the set is not prepared as ArrayRecord,
-        or its files are damaged. The sentence says what to do.
+      or its files are damaged. The sentence says what to do.
     """
     directory = None if data_dir is None else os.path.expanduser(os.fspath(data_dir))
     if name.split("/")[0].split(":")[0] in {known.split("/")[0] for known in EMBEDDED}:
