@@ -96,11 +96,9 @@ class Generator:
         denoise = predictions.make_denoise(
             network, self._process.noise_schedule, self._process.prediction
         )
-        stochastic = np.any(self._coefficients.noise)
-        return samplers.integrate(
-            self._sampling.sampler, denoise, x_T, coefficients,
-            sample_key if stochastic else None, index,
-        )  # fmt: skip
+        sampler = self._sampling.sampler
+        key = samplers.needed_key(sampler, self._coefficients, sample_key)
+        return samplers.integrate(sampler, denoise, x_T, coefficients, key, index)
 
 
 def spread_labels(labels: np.ndarray, num_samples: int) -> np.ndarray:

@@ -39,7 +39,7 @@ def train(config: Config, workdir: Path, command: str) -> None:
             print(f"Going on from step {first} of {run.loop.num_steps} in {workdir}.")
         if first < run.loop.num_steps:
             state = _train(run, state, checkpoints, workdir)
-    seconds = time.perf_counter() - start if first < run.loop.num_steps else None
+    seconds = time.perf_counter() - start if first == 0 else None  # not of a part of the run
     _evaluate(run, state, workdir, command, seconds)
 
 

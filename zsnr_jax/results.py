@@ -7,6 +7,7 @@ ideal denoisers, in closed form: of this run's recipe, and of the flawed one.
 
 import dataclasses
 import json
+import re
 import time
 import warnings
 from importlib.metadata import version
@@ -76,7 +77,7 @@ def evaluate(
         for name, drawn in {"samples": samples, **ideals}.items()
     }
     results = {
-        "config_name": command.partition("--config=")[2].split(" ")[0],
+        "config_name": re.findall(r"--config[= ](\S+)", command)[0],
         "command": command,
         "config": run.settings,
         "process": run.process.to_dict(),

@@ -11,7 +11,7 @@ from zsnr_jax.samplers.base import (
     Sampler,
     coefficients,
     integrate,
-    require_key,
+    needed_key,
     sample,
 )
 from zsnr_jax.samplers.ddim import ddim
@@ -25,7 +25,7 @@ __all__ = [
     "ddim",
     "integrate",
     "make_sampler",
-    "require_key",
+    "needed_key",
     "sample",
 ]
 

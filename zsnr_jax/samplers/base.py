@@ -152,14 +152,22 @@ def sample(
     Raises: UsageError where the sampler adds noise and there is no key.
     """
     path = coefficients(sampler, schedule, timesteps, final_level)
-    require_key(sampler, path, key)
+    key = needed_key(sampler, path, key)
     return integrate(sampler, denoise, x_T, path, key, index)
 
 
-def require_key(sampler: Sampler, coefficients: Coefficients, key: jax.Array | None) -> None:
-    """Refuse a stochastic sampler without a key; the coefficients must be concrete."""
-    if key is None and np.any(np.asarray(coefficients.noise)):
+def needed_key(
+    sampler: Sampler, coefficients: Coefficients, key: jax.Array | None
+) -> jax.Array | None:
+    """The key, where these concrete coefficients add noise; None where they add none.
+
+    Raises: UsageError where it is needed and missing.
+    """
+    if not np.any(np.asarray(coefficients.noise)):
+        return None
+    if key is None:
         raise UsageError(f"{sampler.name} adds noise here and needs a key: pass key=.")
+    return key
 
 
 def _shortened(levels: np.ndarray) -> str:

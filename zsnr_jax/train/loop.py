@@ -68,19 +68,20 @@ def train(
         window.add(metrics)
         progress.update(stride)
         is_last = done == options.num_steps
+        pause = time.perf_counter()
         if done % options.log_every == 0 or is_last:
             row = {"step": done, **window.close(), "learning_rate": float(learning_rate(done - 1))}
+            pause = time.perf_counter()
             at_T = float(place_probe(state, rows[-1]))
             row["loss_at_T"] = at_T if math.isfinite(at_T) else None
             writer.write(row)
             checkpoints.check()
             progress.set_postfix(loss=f"{row['loss']:.3f}", at_T=f"{at_T:.3f}")
         if options.sample_every and done % options.sample_every == 0 and not is_last:
-            before = time.perf_counter()
             _save_grid(draw_grid(state), done, workdir, writer)
-            window.leave_out(time.perf_counter() - before)
         if done % options.save_every == 0 or is_last:
             checkpoints.save(done, state, record)
+        window.leave_out(time.perf_counter() - pause)
     progress.close()
     writer.close()
     return state

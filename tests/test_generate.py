@@ -1,0 +1,67 @@
+"""Samples depend on seed, label and number, and on nothing else."""
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from zsnr_jax import samplers, timesteps
+from zsnr_jax.generate import Generator, Sampling, spread_labels, to_uint8
+from zsnr_jax.process import DiffusionProcess
+
+LEVELS = timesteps.make_timesteps("trailing", 1000, 4)
+
+
+def _network(params, x_t, timestep, label):
+    """Predicts v as if the data of label l were all l / 10; the null label is 9."""
+    del timestep
+    return 0.2 * x_t - params * label[:, None, None, None].astype(jnp.float32) / 10
+
+
+def _generator(batch_size: int, eta: float = 0.0, scale: float = 3.0, seed: int = 0) -> Generator:
+    return Generator(
+        _network,
+        DiffusionProcess(),
+        Sampling(samplers.ddim(eta), LEVELS, scale, 0.0),
+        null_label=9,
+        image_shape=(4, 4, 1),
+        batch_size=batch_size,
+        seed=seed,
+    )
+
+
+LABELS = np.array([0, 1, 2, 0, 1, 2, 0])
+
+
+@pytest.mark.parametrize("eta", [0.0, 1.0])
+@pytest.mark.parametrize("guided", [False, True])
+def test_the_batch_a_sample_is_drawn_in_does_not_matter(eta: float, guided: bool) -> None:
+    whole = _generator(8, eta)(np.float32(1), LABELS, guided)
+    parts = _generator(2, eta)(np.float32(1), LABELS, guided)
+    assert whole.shape == (7, 4, 4, 1)
+    np.testing.assert_allclose(whole, parts, rtol=1e-5, atol=1e-6)
+    assert len(np.unique(whole[:, 0, 0, 0])) == 7
+
+
+def test_guidance_moves_the_samples_and_scale_1_does_not() -> None:
+    plain = _generator(8)(np.float32(1), LABELS)
+    at_1 = _generator(8, scale=1.0)(np.float32(1), LABELS, guided=True)
+    at_3 = _generator(8, scale=3.0)(np.float32(1), LABELS, guided=True)
+    np.testing.assert_allclose(plain, at_1, rtol=1e-5, atol=1e-6)
+    assert np.all(at_3 < plain)  # away from label 9, the brightest
+
+
+def test_another_seed_draws_other_samples() -> None:
+    first, second = (_generator(8, seed=seed)(np.float32(1), LABELS) for seed in (0, 1))
+    assert np.all(first != second)
+
+
+def test_labels_are_spread_in_the_datas_proportions() -> None:
+    data_labels = np.array([2, 0, 0, 1] * 25)
+    spread = spread_labels(data_labels, 12)
+    np.testing.assert_array_equal(spread, [0] * 6 + [1] * 3 + [2] * 3)
+    np.testing.assert_array_equal(spread_labels(np.arange(3), 5), [0, 0, 1, 1, 2])
+
+
+def test_pictures_are_clipped_to_8_bits() -> None:
+    values = np.array([-2.0, -1.0, 0.0, 1.0, 2.0])
+    np.testing.assert_array_equal(to_uint8(values), [0, 0, 128, 255, 255])
