@@ -4,6 +4,7 @@ Beside the arrays each checkpoint holds a JSON record: the diffusion process, th
 and the fingerprint of the data. A run continues, and a sample is drawn, only where they agree.
 """
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -94,4 +95,4 @@ class Checkpoints:
 
 def _first_line(error: Exception) -> str:
     line = (str(error).strip() or type(error).__name__).splitlines()[0]
-    return line if len(line) < 160 else line[:157] + "..."
+    return re.split(r"[:(]", line)[0].strip()  # what follows is of use to Orbax's authors only

@@ -45,7 +45,7 @@ def main(argv: Sequence[str]) -> None:
     """Dispatch on --mode. Imports come late, so that --help is quick."""
     from zsnr_jax import modes
 
-    logging.set_verbosity(logging.WARNING)  # Orbax tells all at INFO
+    logging.set_verbosity(logging.ERROR)  # Orbax tells of every file, and warns of its defaults
 
     command = shlex.join(["python", "-m", "zsnr_jax.main", *sys.argv[1:]])
     run_mode = {"train": modes.train, "eval": modes.evaluate, "sample": modes.sample}[_MODE.value]
