@@ -9,6 +9,8 @@ import tempfile
 import jax
 from hypothesis import settings
 
+# Read when JAX starts, here and in subprocesses: compiling is most of what tests spend time on.
+os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_backend_optimization_level=0"
 # Read when TFDS is imported: embedded sets are prepared there, and not in the user's own folder.
 os.environ.setdefault("TFDS_DATA_DIR", os.path.join(tempfile.gettempdir(), "zsnr_jax_tests"))
 

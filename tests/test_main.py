@@ -22,7 +22,7 @@ SMOKE = "--config=configs/brightness.py:smoke"
 
 def run(*arguments: str, devices: int = 1, timeout: int = 500) -> subprocess.CompletedProcess[str]:
     """python -m zsnr_jax.main, as a user would."""
-    flags = f"--xla_force_host_platform_device_count={devices}"
+    flags = f"{os.environ['XLA_FLAGS']} --xla_force_host_platform_device_count={devices}"
     return subprocess.run(
         [sys.executable, "-m", "zsnr_jax.main", *arguments],
         cwd=ROOT, env=os.environ | {"XLA_FLAGS": flags}, timeout=timeout, text=True,
@@ -67,9 +67,8 @@ def test_a_killed_run_resumes_as_the_run_that_was_never_stopped(
 ) -> None:
     workdir = tmp_path / "killed"
     command = [sys.executable, "-m", "zsnr_jax.main", SMOKE, f"--workdir={workdir}"]
-    environment = os.environ | {"XLA_FLAGS": "--xla_force_host_platform_device_count=1"}
     with subprocess.Popen(
-        command, cwd=ROOT, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
     ) as process:
         while not (workdir / "checkpoints" / "10").exists():
             assert process.poll() is None, "the run ended before its first checkpoint"

@@ -14,7 +14,7 @@ ROOT = SCRIPT.parents[2]
 
 def _run(folder: Path, num_devices: int, precision: str) -> dict[str, np.ndarray]:
     out = folder / f"{precision}_{num_devices}.npz"
-    flags = f"--xla_force_host_platform_device_count={num_devices}"
+    flags = f"{os.environ['XLA_FLAGS']} --xla_force_host_platform_device_count={num_devices}"
     environment = os.environ | {"XLA_FLAGS": flags, "PYTHONPATH": str(ROOT)}
     command = [sys.executable, str(SCRIPT), str(num_devices), str(out), precision]
     subprocess.run(command, env=environment, check=True, timeout=400, capture_output=True)
