@@ -12,6 +12,7 @@ Source: arXiv 2305.08891, section 3.2, Eqs. 11, 17, 19; Salimans and Ho (arXiv 2
 """
 
 from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -24,6 +25,14 @@ PREDICTIONS = ("v", "x0", "eps")
 
 Network = Callable[[jax.Array, jax.Array], jax.Array]  # (x_t [B, ...], timestep [B]) -> like x_t
 Denoise = Callable[[jax.Array, jax.Array], tuple[jax.Array, jax.Array]]  # (x_t, level) -> x0, eps
+
+
+class StatefulDenoise(NamedTuple):
+    """A denoise that remembers, from one level of a sampler to the next, what it saw."""
+
+    init: Callable[[jax.Array], Any]  # x_T -> memory, a pytree
+    # (x_t, level, memory) -> ((x0_hat, eps_hat), memory)
+    apply: Callable[[jax.Array, jax.Array, Any], tuple[tuple[jax.Array, jax.Array], Any]]
 
 
 def add_noise(

@@ -13,8 +13,12 @@ from zsnr_jax.samplers.base import (
     integrate,
     needed_key,
     sample,
+    trajectory,
 )
-from zsnr_jax.samplers.ddim import ddim
+from zsnr_jax.samplers.ddim import ddim, ddpm, euler, euler_ancestral
+from zsnr_jax.samplers.dpmpp import dpmpp_2m, dpmpp_2m_sde
+from zsnr_jax.samplers.heun import heun
+from zsnr_jax.samplers.watch import watch
 
 __all__ = [
     "SAMPLERS",
@@ -23,13 +27,24 @@ __all__ = [
     "Sampler",
     "coefficients",
     "ddim",
+    "ddpm",
+    "dpmpp_2m",
+    "dpmpp_2m_sde",
+    "euler",
+    "euler_ancestral",
+    "heun",
     "integrate",
     "make_sampler",
     "needed_key",
     "sample",
+    "trajectory",
+    "watch",
 ]
 
-SAMPLERS: dict[str, Callable[..., Sampler]] = {"ddim": ddim}
+SAMPLERS: dict[str, Callable[..., Sampler]] = {
+    constructor.__name__: constructor
+    for constructor in (ddim, ddpm, euler, euler_ancestral, heun, dpmpp_2m, dpmpp_2m_sde)
+}
 
 
 def make_sampler(name: str, **options: Any) -> Sampler:
@@ -39,6 +54,7 @@ def make_sampler(name: str, **options: Any) -> Sampler:
     known = inspect.signature(SAMPLERS[name]).parameters
     if unknown := sorted(options.keys() - known.keys()):
         raise UsageError(
-            f"sampler {name} has no option {', '.join(unknown)}: it takes {', '.join(known)}."
+            f"sampler {name} has no option {', '.join(unknown)}: it takes "
+            f"{', '.join(known) or 'none'}."
         )
     return SAMPLERS[name](**options)

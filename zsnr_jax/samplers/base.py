@@ -4,9 +4,10 @@ A sampler visits the listed levels t_1 > t_2 > ... > t_S and ends at `final_leve
 steps, each from a level to the next one listed: never to t - T//S, which is wrong wherever S does
 not divide T. What a solver needs of the schedule is computed beforehand, on the host, in float64.
 
-The last step is first order for every solver, alpha_s x0_hat + sigma_s eps_hat, and stands after
-the scan. So the network is never called at level 0, where eps_hat would be 0/0, and no `where` has
-to hide a NaN, in value or in gradient.
+Every solver here is the first-order step alpha_s x0_hat + kept eps_hat, with at most one correction
+by the difference of two x0_hat. The last step is first order for all, alpha_s x0_hat + sigma_s
+eps_hat, and stands after the scan. So the network is never called at level 0, where eps_hat would
+be 0/0, and no `where` has to hide a NaN, in value or in gradient.
 
 At SNR = 0, where the first step starts, each solver's coefficients are finite by construction.
 Source: DDIM, arXiv 2010.02502, Eq. 12, in the notation of arXiv 2305.08891, Eqs. 21-22.
@@ -21,10 +22,11 @@ import numpy as np
 
 from zsnr_jax import randomness
 from zsnr_jax.errors import UsageError
-from zsnr_jax.predictions import Denoise
+from zsnr_jax.predictions import Denoise, StatefulDenoise
 from zsnr_jax.schedules import NoiseSchedule
 
 Array = Any  # NumPy's where it is made, JAX's where it is traced
+Estimate = tuple[jax.Array, jax.Array]  # (x0_hat, eps_hat), with alpha x0_hat + sigma eps_hat = x_t
 
 
 class Path(NamedTuple):
@@ -45,7 +47,8 @@ class Coefficients(NamedTuple):
     """What a sampler needs to know of the schedule: arrays of S entries, one for each step."""
 
     level: Array  # int32 [S], the level a step starts from
-    alpha_next: Array  # float32 [S], the level it ends at
+    level_next: Array  # int32 [S], the level it ends at
+    alpha_next: Array  # float32 [S], of the level it ends at
     sigma_next: Array  # float32 [S]
     noise: Array  # float32 [S], standard deviation of the fresh noise it adds
     rule: Any  # the solver's own, a pytree of float32 [S]
@@ -61,8 +64,8 @@ class Sampler(NamedTuple):
     name: str
     # Path -> (noise [S], the solver's own coefficients, a pytree of [S])
     rule: Callable[[Path], tuple[np.ndarray, Any]]
-    # (denoise, x_t, memory, coefficients of this step) -> (x_s before fresh noise, memory)
-    step: Callable[[Denoise, jax.Array, Any, Coefficients], tuple[jax.Array, Any]]
+    # (estimate at x_t, memory, coefficients of this step, denoise) -> (x_s before noise, memory)
+    step: Callable[[Estimate, Any, Coefficients, Denoise], tuple[jax.Array, Any]]
     # x_T -> what the first step finds in memory
     init: Callable[[jax.Array], Any] = lambda x_T: ()
 
@@ -94,52 +97,96 @@ def coefficients(
     path = Path(alpha[:-1], sigma[:-1], alpha[1:], sigma[1:])
     noise, rule = sampler.rule(path)
     noise = np.append(noise[:-1], 0.0)  # the last step is deterministic
-    table = Coefficients(levels[:-1], path.alpha_next, path.sigma_next, noise, rule)
-    table = jax.tree.map(lambda column: np.asarray(column, np.float32), table)
-    return table._replace(level=levels[:-1].astype(np.int32))
+    numbers = jax.tree.map(np.float32, (path.alpha_next, path.sigma_next, noise, rule))
+    return Coefficients(np.int32(levels[:-1]), np.int32(levels[1:]), *numbers)
 
 
 def integrate(
     sampler: Sampler,
-    denoise: Denoise,
+    denoise: Denoise | StatefulDenoise,
     x_T: jax.Array,
     coefficients: Coefficients,
     key: jax.Array | None = None,
     index: jax.Array | None = None,
 ) -> jax.Array:
-    """Run a sampler along its coefficients. Pure and traceable; the only scan over time.
+    """Run a sampler along its coefficients. Pure and traceable.
 
     Args:
       sampler: the rule the coefficients were made for.
-      denoise: (x_t [B, ...], level, int32 scalar) -> (x0_hat, eps_hat), float32.
+      denoise: (x_t [B, ...], level, int32 scalar) -> (x0_hat, eps_hat), like x_t.
       x_T: [B, ...], the start: standard normal noise where the path starts at T.
       coefficients: of S steps; may be traced.
       key: for the fresh noise of a stochastic sampler; without it none is added.
       index: int32 [B], each row's place in the whole batch; default 0..B-1.
     Returns: float32 [B, ...], the sample at the path's final level.
+    Raises: UsageError where denoise returns something else, before anything is compiled.
+    """
+    return trajectory(sampler, denoise, x_T, coefficients, key, index)[0]
+
+
+def trajectory(
+    sampler: Sampler,
+    denoise: Denoise | StatefulDenoise,
+    x_T: jax.Array,
+    coefficients: Coefficients,
+    key: jax.Array | None = None,
+    index: jax.Array | None = None,
+) -> tuple[jax.Array, jax.Array]:
+    """Run a sampler, and keep what the network took the picture for on the way.
+
+    The only scan over time. Compiled, a trajectory that nobody reads costs nothing.
+
+    Returns: the sample as by `integrate`, and x0_hat at every listed level, float32 [S, B, ...].
     """
     x_T = x_T.astype(jnp.float32)
     index = jnp.arange(x_T.shape[0]) if index is None else index
+    start, estimate = _checked(denoise)
 
-    def body(carry: tuple[jax.Array, Any], c: Coefficients) -> tuple[tuple[jax.Array, Any], None]:
-        x, memory = sampler.step(denoise, *carry, c)
+    def body(carry: Any, c: Coefficients) -> tuple[Any, jax.Array]:
+        x, memory, seen = carry
+        now, seen_next = estimate(x, c.level, seen)
+        # A second look within a step knows what the first knew, and leaves no trace.
+        look = lambda x, level: estimate(x, level, seen)[0]  # noqa: E731
+        x, memory = sampler.step(now, memory, c, look)
         if key is not None:
             x += c.noise * randomness.row_normal(key, c.level, index, x.shape[1:])
-        return (x, memory), None
+        return (x, memory, seen_next), now[0]
 
     all_but_last = jax.tree.map(lambda c: c[:-1], coefficients)
     last = jax.tree.map(lambda c: c[-1], coefficients)
-    carry = (x_T, sampler.init(x_T))
-    if all_but_last.level.shape[0]:  # at S = 1 there is nothing to scan over
-        carry, _ = jax.lax.scan(body, carry, all_but_last)
-    x, _ = carry
-    x0_hat, eps_hat = denoise(x, last.level)
-    return last.alpha_next * x0_hat + last.sigma_next * eps_hat
+    carry = (x_T, sampler.init(x_T), start(x_T))
+    (x, _, seen), estimates = jax.lax.scan(body, carry, all_but_last)
+    (x0_hat, eps_hat), _ = estimate(x, last.level, seen)
+    x_0 = last.alpha_next * x0_hat + last.sigma_next * eps_hat
+    return x_0, jnp.concatenate([estimates, x0_hat[None]])
+
+
+def _checked(denoise: Denoise | StatefulDenoise) -> StatefulDenoise:
+    """A denoise with memory, be it an empty one, that returns what it should, in float32."""
+    if not isinstance(denoise, StatefulDenoise):
+        stateless = denoise
+        denoise = StatefulDenoise(
+            lambda x_T: (), lambda x, level, seen: (stateless(x, level), seen)
+        )
+    start, estimate = denoise
+
+    def checked(x: jax.Array, level: jax.Array, seen: Any) -> tuple[Estimate, Any]:
+        pair, seen = estimate(x, level, seen)
+        shapes = [jnp.shape(leaf) for leaf in jax.tree.leaves(pair)]
+        if shapes != [x.shape, x.shape]:
+            raise UsageError(
+                f"denoise must return the pair (x0_hat, eps_hat), each of the shape {x.shape} of "
+                f"x_t, and it returned {shapes}."
+            )
+        x0_hat, eps_hat = pair
+        return (x0_hat.astype(jnp.float32), eps_hat.astype(jnp.float32)), seen
+
+    return StatefulDenoise(start, checked)
 
 
 def sample(
     sampler: Sampler,
-    denoise: Denoise,
+    denoise: Denoise | StatefulDenoise,
     x_T: jax.Array,
     schedule: NoiseSchedule,
     timesteps: np.ndarray,
