@@ -101,3 +101,50 @@ def ddpm_step(abar_t: Any, abar_s: Any) -> tuple[Any, Any, Any]:
     of_x0 = np.sqrt(abar_s) * beta / (1 - abar_t)
     of_x_t = np.sqrt(1 - beta) * (1 - abar_s) / (1 - abar_t)
     return of_x0, of_x_t, np.sqrt((1 - abar_s) / (1 - abar_t) * beta)
+
+
+def euler_ancestral_sigmas(abar_t: Any, abar_s: Any, eta: float) -> tuple[Any, Any]:
+    """(sigma_up, sigma_down) of a step, in the variance-exploding sigma = sqrt(1/abar - 1)."""
+    variance_t, variance_s = 1 / abar_t - 1, 1 / abar_s - 1
+    up = eta * np.sqrt(variance_s * (variance_t - variance_s) / variance_t)
+    return up, np.sqrt(variance_s - up**2)
+
+
+def dpmpp_2m(x_T: Any, denoise: Any, abar: Any, z: Any = None) -> Any:
+    """DPM-Solver++(2M) in lambda = log(alpha / sigma): arXiv 2211.01095, Algorithm 2.
+
+    With z, [S, ...], its SDE form (section 4.3). denoise(x, abar) returns x0_hat; abar: [S + 1],
+    rising within (0, 1). The last step is first order, and adds no noise.
+    """
+    alpha, sigma = np.sqrt(abar), np.sqrt(1 - np.asarray(abar))
+    lam = np.log(alpha / sigma)
+    x, last = x_T, None
+    for i in range(len(abar) - 1):
+        h, final = lam[i + 1] - lam[i], i == len(abar) - 2
+        x0_hat = denoise(x, abar[i])
+        D = x0_hat
+        if last is not None and not final:
+            r = (lam[i] - lam[i - 1]) / h
+            D = (1 + 1 / (2 * r)) * x0_hat - 1 / (2 * r) * last
+        last = x0_hat
+        if z is None or final:
+            x = sigma[i + 1] / sigma[i] * x - alpha[i + 1] * np.expm1(-h) * D
+        else:
+            x = sigma[i + 1] / sigma[i] * np.exp(-h) * x - alpha[i + 1] * np.expm1(-2 * h) * D
+            x = x + sigma[i + 1] * np.sqrt(-np.expm1(-2 * h)) * z[i]
+    return x
+
+
+def heun(x_T: Any, denoise: Any, abar: Any) -> Any:
+    """Heun's method for dX/du = x0_hat, X = x / sigma, u = alpha / sigma; Euler's last."""
+    alpha, sigma = np.sqrt(abar), np.sqrt(1 - np.asarray(abar))
+    u = alpha / sigma
+    X = x_T / sigma[0]
+    for i in range(len(abar) - 1):
+        du = u[i + 1] - u[i]
+        slope = denoise(X * sigma[i], abar[i])
+        if i < len(abar) - 2:
+            after = denoise((X + du * slope) * sigma[i + 1], abar[i + 1])
+            slope = (slope + after) / 2
+        X = X + du * slope
+    return X * sigma[-1]

@@ -12,7 +12,7 @@ import pytest
 from zsnr_jax import randomness, samplers, schedules
 from zsnr_jax.errors import UsageError
 from zsnr_jax.guidance import guide_network
-from zsnr_jax.predictions import make_denoise
+from zsnr_jax.predictions import StatefulDenoise, make_denoise
 from zsnr_jax.timesteps import SPACINGS, make_timesteps
 
 MENDED = schedules.make_schedule("scaled_linear", zero_terminal_snr=True)
@@ -209,12 +209,12 @@ def test_integrate_is_traced_once_for_every_setting_of_equal_shape():
     settings = itertools.product(schedules.SCHEDULES, (False, True), SPACINGS, (0.0, 1.0))
     for name, zero, spacing, eta in settings:
         schedule = schedules.make_schedule(name, zero_terminal_snr=zero)
-        c = path(eta, make_timesteps(spacing, 1000, 5), schedule)
+        c = path(eta, make_timesteps(spacing, 1000, 5, schedule), schedule)
         for scale, rescale in ((1.0, 0.0), (7.5, 0.7)):
             results.add(float(compiled(x_T, schedule, c, scale, rescale).sum()))
     assert len(traces) == 1
     # All differ, but that leading never meets the last level, where alone the cosines differ.
-    assert len(results) == 3 * 2 * 3 * 2 * 2 - 4 and np.all(np.isfinite(list(results)))
+    assert len(results) == 3 * 2 * len(SPACINGS) * 2 * 2 - 4 and np.all(np.isfinite(list(results)))
 
 
 @pytest.mark.parametrize(
@@ -222,6 +222,8 @@ def test_integrate_is_traced_once_for_every_setting_of_equal_shape():
     [
         ("plms", {}, "sampler 'plms' is unknown: choose one of .*ddim"),
         ("ddim", {"order": 2}, r"sampler ddim has no option order: it takes eta"),
+        ("heun", {"eta": 0.5}, "sampler heun has no option eta: it takes none"),
+        ("euler_ancestral", {"eta": 2.0}, r"eta must be in \[0, 1\], and it is 2.0"),
         ("ddim", {"eta": 1.5}, r"eta must be in \[0, 1\], and it is 1.5"),
         ("ddim", {"eta": -0.1}, r"eta must be in \[0, 1\], and it is -0.1"),
     ],
@@ -236,3 +238,65 @@ def test_make_sampler_passes_its_options_on():
     assert made.name == samplers.ddim(0.5).name
     c = samplers.coefficients(made, MENDED, LEVELS)
     np.testing.assert_array_equal(c.noise, path(0.5).noise)
+
+
+# What the network saw on the way.
+
+
+@pytest.mark.parametrize("levels", [LEVELS, [1000]])
+def test_a_trajectory_is_the_sample_and_the_estimate_at_every_level(levels):
+    c = path(1.0, np.array(levels))
+    x, estimates = samplers.trajectory(samplers.ddim(), DENOISE, start(), c, KEY)
+    np.testing.assert_allclose(x, draw(start(), c, KEY), rtol=1e-5, atol=1e-6)
+    assert estimates.shape == (len(levels), *start().shape)
+    np.testing.assert_allclose(estimates[0], DENOISE(start(), jnp.int32(1000))[0], rtol=1e-6)
+    np.testing.assert_array_equal(estimates[-1], x)  # the path ends at clean data
+
+
+def test_a_watched_sampler_tells_the_host_of_every_level_and_changes_nothing():
+    seen = {}
+    watched = samplers.watch(DENOISE, lambda level, x0_hat: seen.update({level: x0_hat}))
+    c = path()
+    x = jax.jit(lambda x_T: samplers.integrate(samplers.ddim(), watched, x_T, c))(start())
+    jax.effects_barrier()
+    expected, estimates = samplers.trajectory(samplers.ddim(), DENOISE, start(), c)
+    np.testing.assert_allclose(x, expected, rtol=1e-5, atol=1e-6)
+    assert seen.keys() == set(LEVELS.tolist())
+    for level, x0_hat in zip(LEVELS, estimates):
+        np.testing.assert_allclose(seen[level], x0_hat, rtol=1e-5, atol=1e-6)
+
+
+def test_a_denoise_may_remember_from_level_to_level():
+    """One that counts its calls: each level is told how many levels came before."""
+
+    def count(x_t, level, before):
+        return (jnp.full_like(x_t, before), jnp.zeros_like(x_t)), before + 1
+
+    counting = StatefulDenoise(lambda x_T: 0, count)
+    for sampler in (samplers.ddim(), samplers.heun()):
+        c = samplers.coefficients(sampler, MENDED, LEVELS)
+        _, estimates = samplers.trajectory(sampler, counting, start(), c)
+        # Heun's second look at a level is not counted.
+        np.testing.assert_array_equal(estimates[:, 0, 0, 0, 0], [0, 1, 2, 3])
+
+
+@pytest.mark.parametrize(
+    "denoise, returned",
+    [
+        (lambda x, level: (x[..., :1], x), r"\(4, 3, 3, 1\), \(4, 3, 3, 2\)"),
+        (lambda x, level: (x, x[:1]), r"\(4, 3, 3, 2\), \(1, 3, 3, 2\)"),
+        (lambda x, level: x, r"\[\(4, 3, 3, 2\)\]"),
+        (lambda x, level: (x, x, x), r"\(4, 3, 3, 2\), \(4, 3, 3, 2\), \(4, 3, 3, 2\)"),
+    ],
+)
+def test_a_denoise_that_returns_something_else_is_refused(denoise, returned):
+    message = rf"pair \(x0_hat, eps_hat\), each of the shape \(4, 3, 3, 2\).*returned.*{returned}"
+    with pytest.raises(UsageError, match=message):
+        samplers.sample(samplers.ddim(), denoise, start(), MENDED, LEVELS)
+
+
+def test_a_bfloat16_denoise_is_integrated_in_float32():
+    low = lambda x, level: tuple(part.astype(jnp.bfloat16) for part in DENOISE(x, level))  # noqa: E731
+    for make in samplers.SAMPLERS.values():
+        x = samplers.sample(make(), low, start(), MENDED, LEVELS, KEY)
+        assert x.dtype == jnp.float32
