@@ -148,3 +148,12 @@ def heun(x_T: Any, denoise: Any, abar: Any) -> Any:
             slope = (slope + after) / 2
         X = X + du * slope
     return X * sigma[-1]
+
+
+def projected(cond: Any, delta: Any, scale: float, eta: float, norm_threshold: float) -> np.ndarray:
+    """Adaptive projected guidance of one example: arXiv 2410.02416, Algorithm 1, on x0_hat."""
+    cond, delta = np.float64(cond).ravel(), np.float64(delta).ravel()
+    delta = delta * min(1, norm_threshold / np.linalg.norm(delta))
+    along = cond / np.linalg.norm(cond)
+    parallel = (delta @ along) * along
+    return cond + (scale - 1) * ((delta - parallel) + eta * parallel)

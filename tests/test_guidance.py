@@ -8,7 +8,10 @@ import numpy as np
 import oracles
 import pytest
 
-from zsnr_jax.guidance import guide, guide_network
+from zsnr_jax import samplers, schedules
+from zsnr_jax.guidance import guide, guide_network, guide_within
+from zsnr_jax.predictions import StatefulDenoise
+from zsnr_jax.timesteps import make_timesteps
 
 SHAPES = [(3, 5), (3, 4, 4, 2), (2, 3, 4, 4, 2)]
 compiled = jax.jit(guide)
@@ -140,3 +143,53 @@ def test_a_guided_network_calls_once_with_each_examples_rows_side_by_side():
     np.testing.assert_array_equal(rows, np.repeat(x_t, 2, axis=0))
     assert timesteps.tolist() == [3, 3, 500, 500, 999, 999]
     assert labels.tolist() == [0, 7, 1, 7, 2, 7]
+
+
+# Guidance in an interval of levels.
+
+MENDED = schedules.make_schedule("scaled_linear", zero_terminal_snr=True)
+LEVELS = make_timesteps("trailing", 1000, 10)
+
+
+def says(value):
+    """A denoise of one answer, and a list of the levels it was really called at."""
+    calls = []
+
+    def denoise(x_t, level):
+        jax.debug.callback(lambda level: calls.append(int(level)), level)
+        return jnp.full_like(x_t, value), x_t
+
+    return denoise, calls
+
+
+def test_guidance_acts_within_its_interval_and_calls_nothing_outside():
+    (guided, inside), (unguided, outside) = says(1.0), says(-1.0)
+    c = samplers.coefficients(samplers.ddim(), MENDED, LEVELS)
+    traces = []
+
+    @jax.jit
+    def estimates(lowest, highest):
+        traces.append(None)
+        denoise = guide_within(guided, unguided, lowest, highest)
+        return samplers.trajectory(samplers.ddim(), denoise, jnp.ones((1, 2)), c)[1]
+
+    for lowest, highest in [(300, 800), (1, 1000), (1000, 1000), (450, 460)]:
+        inside.clear()
+        outside.clear()
+        values = estimates(lowest, highest)[:, 0, 0]
+        jax.effects_barrier()
+        within = [level for level in LEVELS.tolist() if lowest <= level <= highest]
+        assert sorted(inside, reverse=True) == within
+        assert sorted(inside + outside, reverse=True) == LEVELS.tolist()
+        np.testing.assert_array_equal(values, np.where(np.isin(LEVELS, within), 1, -1))
+    assert len(traces) == 1
+
+
+def test_a_memory_rests_outside_the_interval():
+    counting = StatefulDenoise(
+        lambda x_T: 0, lambda x, level, n: ((jnp.full_like(x, n), jnp.zeros_like(x)), n + 1)
+    )
+    denoise = guide_within(counting, says(-1.0)[0], 300, 800)
+    c = samplers.coefficients(samplers.ddim(), MENDED, LEVELS)
+    _, estimates = samplers.trajectory(samplers.ddim(), denoise, jnp.ones((1, 2)), c)
+    assert estimates[:, 0, 0].tolist() == [-1, -1, 0, 1, 2, 3, 4, 5, -1, -1]

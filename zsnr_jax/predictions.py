@@ -34,6 +34,13 @@ class StatefulDenoise(NamedTuple):
     # (x_t, level, memory) -> ((x0_hat, eps_hat), memory)
     apply: Callable[[jax.Array, jax.Array, Any], tuple[tuple[jax.Array, jax.Array], Any]]
 
+    @classmethod
+    def of(cls, denoise: "Denoise | StatefulDenoise") -> "StatefulDenoise":
+        """Either kind as this one: a plain denoise remembers nothing."""
+        if isinstance(denoise, StatefulDenoise):
+            return denoise
+        return cls(lambda x_T: (), lambda x_t, level, memory: (denoise(x_t, level), memory))
+
 
 def add_noise(
     x0: jax.Array, eps: jax.Array, alpha: jax.typing.ArrayLike, sigma: jax.typing.ArrayLike

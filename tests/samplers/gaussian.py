@@ -22,7 +22,7 @@ def run(sampler, alpha, sigma, x, denoise, z) -> Any:
     Args: alpha, sigma: float64 [S + 1], at every listed level and the final one; denoise: (x, place
       in that list) -> x0_hat; z: [S, ...], the fresh noise.
     """
-    alpha, sigma = np.float64(alpha), np.float64(sigma)
+    alpha, sigma = np.asarray(alpha, np.float64), np.asarray(sigma, np.float64)
     path = samplers.Path(alpha[:-1], sigma[:-1], alpha[1:], sigma[1:])
     noise, rule = sampler.rule(path)
     place = np.arange(len(noise))  # stands for the level
