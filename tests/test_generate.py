@@ -1,13 +1,18 @@
 """Samples depend on seed, label and number, and on nothing else."""
 
+from typing import Any
+
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from zsnr_jax import samplers, timesteps
+from zsnr_jax import samplers, signal_leak, timesteps
 from zsnr_jax.generate import Generator, Sampling, spread_labels, to_uint8
+from zsnr_jax.guidance import guide_network
+from zsnr_jax.predictions import StatefulDenoise, make_denoise
 from zsnr_jax.process import DiffusionProcess
 
+PROCESS = DiffusionProcess()
 LEVELS = timesteps.make_timesteps("trailing", 1000, 4)
 
 
@@ -17,15 +22,33 @@ def _network(params, x_t, timestep, label):
     return 0.2 * x_t - params * label[:, None, None, None].astype(jnp.float32) / 10
 
 
-def _generator(batch_size: int, eta: float = 0.0, scale: float = 3.0, seed: int = 0) -> Generator:
+def _guided(scale: float) -> Any:
+    def guide(network: Any, condition: Any, negative: Any) -> Any:
+        pair = guide_network(network, condition, negative, scale)
+        return StatefulDenoise.of(make_denoise(pair, PROCESS.noise_schedule, "v"))
+
+    return guide
+
+
+def _generator(
+    batch_size: int,
+    eta: float = 0.0,
+    scale: float = 3.0,
+    seed: int = 0,
+    process: DiffusionProcess = PROCESS,
+    leak: Any = None,
+) -> Generator:
+    sampler = samplers.ddim(eta)
+    path = samplers.coefficients(sampler, process.noise_schedule, LEVELS)
     return Generator(
         _network,
-        DiffusionProcess(),
-        Sampling(samplers.ddim(eta), LEVELS, scale, 0.0),
-        null_label=9,
+        process,
+        Sampling(sampler, path, _guided(scale)),
+        negative_label=9,
         image_shape=(4, 4, 1),
         batch_size=batch_size,
         seed=seed,
+        leak=leak,
     )
 
 
@@ -53,6 +76,17 @@ def test_guidance_moves_the_samples_and_scale_1_does_not() -> None:
 def test_another_seed_draws_other_samples() -> None:
     first, second = (_generator(8, seed=seed)(np.float32(1), LABELS) for seed in (0, 1))
     assert np.all(first != second)
+
+
+def test_a_leak_moves_the_start_of_a_flawed_process_alone() -> None:
+    bright = np.full((2, 4, 4, 1), 0.8, np.float32)
+    leak, index = signal_leak.fit(bright, 2), jnp.arange(3)
+    noise = _generator(2).start(index)
+    np.testing.assert_array_equal(_generator(2, leak=leak).start(index), noise)
+    flawed = DiffusionProcess(zero_terminal_snr=False)
+    alpha, sigma = (side[1000] for side in flawed.noise_schedule)
+    moved = _generator(2, process=flawed, leak=leak).start(index)
+    np.testing.assert_allclose(moved, alpha * 0.8 + sigma * noise, rtol=1e-5, atol=1e-6)
 
 
 def test_labels_are_spread_in_the_datas_proportions() -> None:

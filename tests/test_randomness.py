@@ -48,7 +48,8 @@ def test_numbers_are_standard_normal():
 
 
 def test_the_purposes_are_never_renumbered():
-    known = {"INIT": 0, "TRAIN": 1, "START": 2, "SAMPLE": 3, "PROBE": 4, "LEVEL": 5}
+    known = {"INIT": 0, "TRAIN": 1, "START": 2, "SAMPLE": 3, "PROBE": 4, "LEVEL": 5,
+             "LEAK": 6}  # fmt: skip
     numbers = {purpose.name: purpose.value for purpose in Purpose}
     assert numbers | known == numbers
     assert len(set(numbers.values())) == len(Purpose)

@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import math
 from typing import Any
 
 import jax
@@ -10,17 +11,21 @@ import numpy as np
 import optax
 
 from zsnr_jax import config as config_lib
-from zsnr_jax import data, losses, parallel, randomness, samplers, timesteps
+from zsnr_jax import data, guidance, losses, parallel, randomness, samplers, signal_leak, timesteps
+from zsnr_jax.apg import make_apg_denoise
 from zsnr_jax.config import Config
 from zsnr_jax.errors import UsageError
-from zsnr_jax.generate import Generator, Sampling
+from zsnr_jax.generate import Generator, Guidance, Sampling
 from zsnr_jax.models.unet import UNet
+from zsnr_jax.predictions import StatefulDenoise, make_denoise
 from zsnr_jax.process import DiffusionProcess
 from zsnr_jax.train.loop import LoopOptions
 from zsnr_jax.train.optimizer import learning_rate_schedule, make_optimizer
 from zsnr_jax.train.state import Params, TrainState, init_state
 from zsnr_jax.train.step import Objective
 
+# Data beyond this many images is sampled at even distances: enough for every statistic of it.
+_MAX_IMAGES = 10_000
 _DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
 
 
@@ -64,11 +69,30 @@ class Run:
             self.model.apply,
             self.process,
             self.sampling,
-            null_label=self.model.null_label,
+            negative_label=self.negative_label,
             image_shape=self.image_shape,
             batch_size=self.sample_batch_size,
             seed=self.seed,
+            leak=self._leak,
         )
+
+    @functools.cached_property
+    def arrays(self) -> tuple[np.ndarray, np.ndarray]:
+        """Images float32 [n, H, W, C] in [-1, 1] and labels int32 [n]: all, or evenly some."""
+        return data.load_arrays(self.source, self.image_size, _MAX_IMAGES)
+
+    @property
+    def negative_label(self) -> int:
+        """What guidance moves away from."""
+        chosen = self.settings["sampler"]["negative_label"]
+        return self.model.null_label if chosen is None else chosen
+
+    @property
+    def _leak(self) -> signal_leak.SignalLeak | None:
+        sampler = self.settings["sampler"]
+        if sampler["start"] == "noise":
+            return None
+        return signal_leak.fit(self.arrays[0], sampler["leak_frequencies"])
 
     def init_params(self) -> Params:
         """Fresh parameters; a function of the seed."""
@@ -119,6 +143,7 @@ def build(config: Config) -> Run:
     source = data.open_source(config.dataset.name, "train", config.dataset.data_dir or None)
     image_size = config.dataset.image_size or _native_size(source)
     model = build_model(config, source.info.num_classes, image_size)
+    _require_fitting_sampler(config, source.info.num_classes, image_size)
     return Run(
         settings=config_lib.to_json(config),
         seed=config.seed,
@@ -153,26 +178,92 @@ def build_process(config: Config) -> DiffusionProcess:
 
 def build_objective(config: Config, process: DiffusionProcess, model: UNet) -> Objective:
     """What the network learns."""
-    losses.require_weight(config.loss.weight)
+    options = {} if config.loss.gamma is None else {"gamma": config.loss.gamma}
     return Objective(
         network=model.apply,
         process=process,
         null_label=model.null_label,
-        weight=config.loss.weight,
+        weight=losses.make_weight(config.loss.weight, **options),
         label_dropout=config.loss.label_dropout,
+        offset_noise=config.loss.offset_noise,
     )
 
 
 def build_sampling(config: Config, process: DiffusionProcess) -> Sampling:
     """The sampler, its levels and its guidance."""
     sampler = config.sampler
-    options = {"eta": sampler.eta} if sampler.name == "ddim" else {}
-    return Sampling(
-        samplers.make_sampler(sampler.name, **options),
-        timesteps.make_timesteps(sampler.spacing, process.num_steps, sampler.num_steps),
-        sampler.guidance_scale,
-        sampler.guidance_rescale,
+    options = {} if sampler.eta is None else {"eta": sampler.eta}
+    levels = timesteps.make_timesteps(
+        sampler.spacing,
+        process.num_steps,
+        sampler.num_steps,
+        process.noise_schedule,
+        sampler.steps_offset,
     )
+    made = samplers.make_sampler(sampler.name, **options)
+    path = samplers.coefficients(made, process.noise_schedule, levels, sampler.final_level)
+    return Sampling(made, path, build_guidance(config, process))
+
+
+def _require_fitting_sampler(config: Config, num_classes: int, image_size: int) -> None:
+    """Refuse settings of the sampler that do not fit the data."""
+    sampler = config.sampler
+    if sampler.start not in ("noise", "signal_leak"):
+        raise UsageError(
+            f"sampler.start {sampler.start!r} is unknown: choose noise or signal_leak."
+        )
+    if not 0 <= sampler.leak_frequencies <= image_size:
+        raise UsageError(
+            f"sampler.leak_frequencies must be from 0 to {image_size}, the images' size, and it is "
+            f"{sampler.leak_frequencies}."
+        )
+    if sampler.negative_label is not None and not 0 <= sampler.negative_label < num_classes:
+        raise UsageError(
+            f"sampler.negative_label must be from 0 to {num_classes - 1}, and it is "
+            f"{sampler.negative_label}."
+        )
+
+
+def build_guidance(config: Config, process: DiffusionProcess) -> Guidance:
+    """How the conditional and the negative prediction become one, and at which levels."""
+    sampler, of_network = config.sampler, (process.noise_schedule, process.prediction)
+    interval = _guidance_interval(sampler.guidance_interval, process.num_steps)
+    if sampler.guidance not in ("rescaled", "projected"):
+        raise UsageError(
+            f"sampler.guidance {sampler.guidance!r} is unknown: choose rescaled or projected."
+        )
+    if sampler.guidance == "projected" and sampler.guidance_rescale:
+        raise UsageError(
+            "projected guidance has no rescale, and sampler.guidance_rescale is "
+            f"{sampler.guidance_rescale}: set it to 0."
+        )
+    projected = sampler.projected.to_dict()
+    projected["norm_threshold"] = projected["norm_threshold"] or math.inf
+
+    def guide(network: Any, condition: Any, negative: Any) -> StatefulDenoise:
+        rows, scale = (condition, negative), sampler.guidance_scale
+        if sampler.guidance == "projected":
+            denoise = make_apg_denoise(network, *of_network, *rows, scale, **projected)
+        else:
+            pair = guidance.guide_network(network, *rows, scale, sampler.guidance_rescale)
+            denoise = make_denoise(pair, *of_network)
+        if interval is None:
+            return StatefulDenoise.of(denoise)
+        alone = make_denoise(lambda x_t, timestep: network(x_t, timestep, condition), *of_network)
+        return guidance.guide_within(denoise, alone, *interval)
+
+    return guide
+
+
+def _guidance_interval(interval: tuple[int, ...], num_steps: int) -> tuple[int, int] | None:
+    if not interval:
+        return None
+    if len(interval) != 2 or not 1 <= interval[0] <= interval[1] <= num_steps:
+        raise UsageError(
+            f"sampler.guidance_interval must be (lowest, highest) within 1..{num_steps}, and it is "
+            f"{interval}."
+        )
+    return interval[0], interval[1]
 
 
 def build_model(config: Config, num_classes: int, image_size: int) -> UNet:

@@ -9,7 +9,7 @@ import json
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from ml_collections import ConfigDict
+from ml_collections import ConfigDict, config_dict
 
 from zsnr_jax.errors import UsageError
 from zsnr_jax.files import flatten
@@ -38,8 +38,12 @@ def default_config() -> Config:
     config.prediction = "v"  # fix 2: v | x0 | eps; eps cannot have zero terminal SNR
 
     config.loss = ConfigDict()
-    config.loss.weight = "snr_plus_one"  # snr_plus_one (plain for v) | snr (plain for eps)
+    # snr_plus_one (plain for v) | snr (plain for eps) | uniform (plain for x0) | truncated_snr |
+    # min_snr_plus_one | min_snr_at_least_one | min_snr_zero_at_terminal (does not learn t = T)
+    config.loss.weight = "snr_plus_one"
+    config.loss.gamma = config_dict.placeholder(float)  # cap of the min_snr weights; unset: 5
     config.loss.label_dropout = 0.1  # share of labels hidden, so that guidance has a null class
+    config.loss.offset_noise = 0.0  # strength of a baseline, of which the paper's is 0.1; 0: none
 
     config.model = ConfigDict()
     config.model.channels = (64, 128, 256)  # per resolution, finest first; each halves the last
@@ -74,12 +78,28 @@ def default_config() -> Config:
     config.train.keep = 3  # checkpoints kept, the newest
 
     config.sampler = ConfigDict()
+    # ddim | ddpm | euler | euler_ancestral | heun | dpmpp_2m | dpmpp_2m_sde
     config.sampler.name = "ddim"
-    config.sampler.eta = 0.0  # 0: deterministic .. 1: ancestral (DDPM)
-    config.sampler.spacing = "trailing"  # fix 3: leading | linspace | trailing
+    # 0: deterministic .. 1: all noise fresh. Unset: 0 of ddim, 1 of euler_ancestral; no others' own
+    config.sampler.eta = config_dict.placeholder(float)
+    # fix 3: leading | linspace | trailing, and beyond the paper karras | uniform_logsnr
+    config.sampler.spacing = "trailing"
+    config.sampler.steps_offset = (
+        0  # levels by which leading steps are moved; Stable Diffusion's: 1
+    )
     config.sampler.num_steps = 50  # S, 1..T
+    config.sampler.final_level = 0  # 0: end at clean data; 1: as set_alpha_to_one=False elsewhere
+    config.sampler.start = "noise"  # noise | signal_leak (a baseline for flawed recipes)
+    config.sampler.leak_frequencies = 4  # of signal_leak: low frequencies per side that go together
+    config.sampler.guidance = "rescaled"  # rescaled | projected (adaptive projected guidance)
     config.sampler.guidance_scale = 3.0  # w of the guided samples; statistics are taken at 1
-    config.sampler.guidance_rescale = 0.7  # fix 4: phi in [0, 1]
+    config.sampler.guidance_rescale = 0.7  # fix 4: phi in [0, 1], of rescaled guidance
+    config.sampler.guidance_interval = ()  # (lowest, highest) level that is guided; (): all of them
+    config.sampler.negative_label = config_dict.placeholder(int)  # unset: the hidden label
+    config.sampler.projected = ConfigDict()
+    config.sampler.projected.eta = 0.0  # share of the parallel part that is kept
+    config.sampler.projected.momentum = -0.5  # of the last level's difference
+    config.sampler.projected.norm_threshold = 0.0  # longest difference of an image; 0: any
 
     config.evaluation = ConfigDict()
     config.evaluation.num_samples = 512  # for the statistics
@@ -105,11 +125,13 @@ def with_variants(config: Config, chosen: str, variants: Mapping[str, Variant]) 
 
 
 def flawed(config: Config) -> None:
-    """Undo the four fixes, and nothing else: the recipe that the paper mends."""
+    """Undo the four fixes, and nothing else: Stable Diffusion's recipe, which the paper mends."""
     config.schedule.zero_terminal_snr = False
     config.prediction = "eps"
     config.loss.weight = "snr"  # plain for an eps network, as snr_plus_one is for a v network
     config.sampler.spacing = "leading"
+    config.sampler.steps_offset = 1  # these two as Stable Diffusion has them
+    config.sampler.final_level = 1
     config.sampler.guidance_rescale = 0.0
 
 
@@ -171,7 +193,7 @@ _AT_LEAST_1 = (
 )  # fmt: skip
 _AT_LEAST_0 = (
     "train.sample_every", "dataset.image_size", "optimizer.clip_norm", "optimizer.weight_decay",
-    "optimizer.learning_rate",
+    "optimizer.learning_rate", "loss.offset_noise",
 )  # fmt: skip
 _SHARES = ("loss.label_dropout", "sampler.guidance_rescale", "ema.decay")
 _BELOW_1 = ("model.dropout", "optimizer.b1", "optimizer.b2")
@@ -185,10 +207,12 @@ def to_json(config: Config) -> dict[str, Any]:
 def require_same_run(saved: Mapping[str, Any], current: Mapping[str, Any], where: str) -> None:
     """Refuse to continue in a workdir that another run's settings made.
 
+    A setting that the saved run does not know yet was, for it, what is now its default.
+
     Args: saved, current: two results of `to_json`; where: the workdir, for the message.
     Raises: UsageError naming the first setting that differs, and both values.
     """
-    saved, current = flatten(saved), flatten(current)
+    saved, current = flatten(to_json(default_config())) | flatten(saved), flatten(current)
     for name in sorted(saved.keys() | current.keys()):
         if name.startswith(MAY_CHANGE) or saved.get(name) == current.get(name):
             continue

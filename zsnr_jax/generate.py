@@ -1,5 +1,6 @@
 """Drawing samples from a trained network, on all devices of this host."""
 
+import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -8,17 +9,23 @@ import jax.numpy as jnp
 import numpy as np
 from tqdm import tqdm
 
-from zsnr_jax import guidance, parallel, predictions, randomness, samplers
+from zsnr_jax import parallel, predictions, randomness, samplers, signal_leak
+from zsnr_jax.guidance import ConditionalNetwork
+from zsnr_jax.predictions import StatefulDenoise
 from zsnr_jax.process import DiffusionProcess
+from zsnr_jax.randomness import Purpose
+from zsnr_jax.signal_leak import SignalLeak
+
+# (network with a condition, condition, negative condition) -> what samplers take for a denoise
+Guidance = Callable[[ConditionalNetwork, Any, Any], StatefulDenoise]
 
 
 class Sampling(NamedTuple):
     """How samples are drawn."""
 
     sampler: samplers.Sampler
-    timesteps: np.ndarray  # int32 [S]
-    guidance_scale: float
-    guidance_rescale: float
+    coefficients: samplers.Coefficients  # of its S steps
+    guidance: Guidance
 
 
 class Generator:
@@ -34,25 +41,24 @@ class Generator:
         process: DiffusionProcess,
         sampling: Sampling,
         *,
-        null_label: int,
+        negative_label: int,
         image_shape: tuple[int, int, int],
         batch_size: int,
         seed: int,
+        leak: SignalLeak | None = None,
     ):
-        """network: (params, x_t, timestep, label) -> output; devices may round batch_size up."""
+        """network: (params, x_t, timestep, label) -> output; devices may round batch_size up.
+
+        leak: of the data, for a start that is not pure noise.
+        """
         self._network = network
         self._process = process
         self._sampling = sampling
-        self._null_label = null_label
+        self._negative_label = negative_label
         self._image_shape = image_shape
         self.batch_size = parallel.round_up(batch_size)
-        self._coefficients = samplers.coefficients(
-            sampling.sampler, process.noise_schedule, sampling.timesteps
-        )
-        self._keys = (
-            randomness.purpose_key(seed, randomness.Purpose.START),
-            randomness.purpose_key(seed, randomness.Purpose.SAMPLE),
-        )
+        self._key = functools.partial(randomness.purpose_key, seed)
+        self._leak = leak
         self._plain = parallel.parallel_rows(self._draw_plain)
         self._guided = parallel.parallel_rows(self._draw_guided)
 
@@ -66,39 +72,44 @@ class Generator:
         n, size = len(labels), self.batch_size
         padded = np.resize(np.asarray(labels, np.int32), -(-n // size) * size)
         index = np.arange(len(padded), dtype=np.int32)
-        strength = (self._sampling.guidance_scale, self._sampling.guidance_rescale)
-        shared = (params, self._coefficients, self._keys, np.array(strength, np.float32))
+        shared = (params, self._sampling.coefficients)
         draw = self._guided if guided else self._plain
         starts = tqdm(range(0, len(padded), size), desc="sampling", unit="batch", leave=False)
         batches = [draw(shared, (padded[i : i + size], index[i : i + size])) for i in starts]
         return np.concatenate(batches)[:n]
 
+    def start(self, index: Any) -> jax.Array:
+        """What samples number `index`, int32 [n], start from: float32 [n, H, W, C]."""
+        noise = randomness.row_normal(self._key(Purpose.START), 0, index, self._image_shape)
+        if self._leak is None:
+            return noise
+        leak_noise = randomness.row_normal(self._key(Purpose.LEAK), 0, index, self._image_shape)
+        first = self._sampling.coefficients.level[0]
+        alpha, sigma = (side[first] for side in self._process.noise_schedule)
+        return signal_leak.start(self._leak, noise, leak_noise, alpha, sigma)
+
     def _draw_plain(self, shared: Any, rows: Any) -> jax.Array:
-        params, coefficients, keys, _ = shared
-        labels, index = rows
-        return self._integrate(
+        (params, coefficients), (labels, index) = shared, rows
+        denoise = predictions.make_denoise(
             lambda x_t, timestep: self._network(params, x_t, timestep, labels),
-            coefficients, keys, index,
-        )  # fmt: skip
+            self._process.noise_schedule,
+            self._process.prediction,
+        )
+        return self._integrate(denoise, coefficients, index)
 
     def _draw_guided(self, shared: Any, rows: Any) -> jax.Array:
-        params, coefficients, keys, (scale, rescale) = shared
-        labels, index = rows
-        network = guidance.guide_network(
+        (params, coefficients), (labels, index) = shared, rows
+        denoise = self._sampling.guidance(
             lambda x_t, timestep, label: self._network(params, x_t, timestep, label),
-            labels, jnp.full_like(labels, self._null_label), scale, rescale,
-        )  # fmt: skip
-        return self._integrate(network, coefficients, keys, index)
-
-    def _integrate(self, network: Any, coefficients: Any, keys: Any, index: Any) -> jax.Array:
-        start_key, sample_key = keys
-        x_T = randomness.row_normal(start_key, 0, index, self._image_shape)
-        denoise = predictions.make_denoise(
-            network, self._process.noise_schedule, self._process.prediction
+            labels,
+            jnp.full_like(labels, self._negative_label),
         )
-        sampler = self._sampling.sampler
-        key = samplers.needed_key(sampler, self._coefficients, sample_key)
-        return samplers.integrate(sampler, denoise, x_T, coefficients, key, index)
+        return self._integrate(denoise, coefficients, index)
+
+    def _integrate(self, denoise: Any, coefficients: Any, index: Any) -> jax.Array:
+        sampler, key = self._sampling.sampler, self._key(Purpose.SAMPLE)
+        key = samplers.needed_key(sampler, self._sampling.coefficients, key)
+        return samplers.integrate(sampler, denoise, self.start(index), coefficients, key, index)
 
 
 def spread_labels(labels: np.ndarray, num_samples: int) -> np.ndarray:

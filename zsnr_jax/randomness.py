@@ -23,6 +23,7 @@ class Purpose(enum.IntEnum):
     SAMPLE = 3  # the noise a stochastic sampler adds on the way
     PROBE = 4  # noise of the loss probes at chosen levels
     LEVEL = 5  # noise levels of a training step
+    LEAK = 6  # the pictures that a signal-leak start adds to the pure noise
 
 
 def purpose_key(seed: int, purpose: Purpose) -> jax.Array:

@@ -18,14 +18,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from zsnr_jax import data, files, parallel, plotting, randomness, report, timesteps
+from zsnr_jax import files, parallel, plotting, randomness, report, timesteps
 from zsnr_jax.build import Run
 from zsnr_jax.evaluation import brightness, ideal
 from zsnr_jax.generate import spread_labels, to_uint8
+from zsnr_jax.process import DiffusionProcess
+from zsnr_jax.randomness import Purpose
+from zsnr_jax.schedules import NoiseSchedule
 from zsnr_jax.train.state import Params
 
-# Data beyond this many images is sampled at even distances: enough for every statistic here.
-_MAX_DATA_IMAGES = 10_000
 # The ideal denoiser reads all images at every step: beyond this many values it is left out.
 _MAX_IDEAL_VALUES = 60_000_000
 _GUIDED_SAMPLES = 64
@@ -37,7 +38,7 @@ def write_samples(run: Run, params: Params, folder: Path) -> tuple[np.ndarray, n
 
     Returns: the samples at guidance scale 1, float32 [n, H, W, C], and their labels, int [n].
     """
-    _, data_labels = _data(run)
+    _, data_labels = run.arrays
     labels = spread_labels(data_labels, run.num_samples)
     samples = run.generator(params, labels)
     guided_labels = spread_labels(data_labels, _GUIDED_SAMPLES)
@@ -67,8 +68,8 @@ def evaluate(
         "train": train_seconds or _train_seconds_before(workdir),
         "sample": time.perf_counter() - start,
     }
-    images, image_labels = _data(run)
-    ideals = ideal_samples(run, images, image_labels, labels)
+    images, image_labels = run.arrays
+    ideals = ideal_samples(run, labels)
     for name, drawn in {"data": images, **ideals}.items():
         plotting.save_image_grid(workdir / "samples" / f"{name}.png", to_uint8(drawn))
     names = run.source.info.label_names
@@ -102,32 +103,42 @@ def evaluate(
     return results
 
 
-def ideal_samples(
-    run: Run, images: np.ndarray, image_labels: np.ndarray, labels: np.ndarray
-) -> dict[str, np.ndarray]:
+def ideal_samples(run: Run, labels: np.ndarray) -> dict[str, np.ndarray]:
     """What the best possible network would draw under this run's recipe, and the flawed one.
 
-    Both start from the noise that the run's own samples start from. Nothing, where the dataset is
-    too large for it.
+    Both meet the noise that the run's own samples meet. Nothing, where the dataset is too large.
     """
+    images, image_labels = run.arrays
     if images.size > _MAX_IDEAL_VALUES or len(images) < len(run.source):
         return {}
-    process, sampling = run.process, run.sampling
+    process, sampler, path = run.process, run.sampling.sampler, run.sampling.coefficients
+    index = jnp.arange(len(labels))
+    start_key, key = (
+        randomness.purpose_key(run.seed, purpose) for purpose in (Purpose.START, Purpose.SAMPLE)
+    )
+    noise = randomness.row_normal(start_key, 0, index, run.image_shape)
+    recipes = {
+        "ideal_this": (
+            process.noise_schedule, path.level, run.generator.start(index), path.level_next[-1],
+        ),
+        "ideal_flawed": (*_flawed_recipe(process, len(path.level)), noise, 1),
+    }  # fmt: skip
+    return {
+        name: ideal.ideal_samples(
+            images, image_labels, schedule, levels, labels, x_T, sampler, key, final_level
+        )
+        for name, (schedule, levels, x_T, final_level) in recipes.items()
+    }
+
+
+def _flawed_recipe(process: DiffusionProcess, num_steps: int) -> tuple[NoiseSchedule, np.ndarray]:
+    """The process's schedule unmended, and Stable Diffusion's levels, which end at level 1."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # that the flawed schedule is flawed is the point
-        flawed = dataclasses.replace(process, zero_terminal_snr=False).noise_schedule
-    leading = timesteps.make_timesteps("leading", process.num_steps, len(sampling.timesteps))
-    recipes = {
-        "ideal_this": (process.noise_schedule, sampling.timesteps),
-        "ideal_flawed": (flawed, leading),
-    }
-    start_key = randomness.purpose_key(run.seed, randomness.Purpose.START)
-    key = randomness.purpose_key(run.seed, randomness.Purpose.SAMPLE)
-    x_T = randomness.row_normal(start_key, 0, jnp.arange(len(labels)), run.image_shape)
-    return {
-        name: ideal.ideal_samples(images, image_labels, *recipe, labels, x_T, sampling.sampler, key)
-        for name, recipe in recipes.items()
-    }
+        schedule = dataclasses.replace(process, zero_terminal_snr=False).noise_schedule
+    T = process.num_steps
+    num_steps = min(num_steps, T - 1)  # its offset of 1 leaves no room for T levels
+    return schedule, timesteps.make_timesteps("leading", T, num_steps, steps_offset=1)
 
 
 def _train_seconds_before(workdir: Path) -> float | None:
@@ -138,7 +149,3 @@ def _train_seconds_before(workdir: Path) -> float | None:
 
 def _values(estimates: dict[str, Any]) -> dict[str, float | None]:
     return {name.removeprefix("brightness/"): e["value"] for name, e in estimates.items()}
-
-
-def _data(run: Run) -> tuple[np.ndarray, np.ndarray]:
-    return data.load_arrays(run.source, run.image_size, _MAX_DATA_IMAGES)

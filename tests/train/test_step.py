@@ -8,6 +8,8 @@ import numpy as np
 import optax
 import pytest
 
+from zsnr_jax import losses
+from zsnr_jax.predictions import add_noise
 from zsnr_jax.process import DiffusionProcess
 from zsnr_jax.train import step as step_lib
 from zsnr_jax.train.state import init_state, update_ema
@@ -114,6 +116,60 @@ def test_the_network_sees_pure_noise_at_T() -> None:
         step_lib.loss_at_level(_objective(network), None, image, BATCH["label"], level, keys)
     np.testing.assert_array_equal(seen[0][0], seen[1][0])
     np.testing.assert_array_equal(seen[0][1], 999)
+
+
+def _loss_and_what_was_seen(level: int, **options):
+    """The loss at a level of a network that returns 0, the keys' own white noise, and x_t."""
+    seen = []
+
+    def network(params, x_t, timestep, label, dropout_keys):
+        seen.append(x_t)
+        return jnp.zeros_like(x_t)
+
+    keys = jax.random.split(jax.random.key(0), 8)
+    eps = jax.vmap(lambda key: jax.random.normal(key, (4, 4, 1)))(keys)
+    loss = step_lib.loss_at_level(
+        _objective(network, **options), None, BATCH["image"], BATCH["label"],
+        jnp.full(8, level), keys,
+    )  # fmt: skip
+    alpha, sigma = (x[level] for x in PROCESS.noise_schedule)
+    return loss, eps, np.asarray(seen[0]), alpha, sigma
+
+
+@pytest.mark.parametrize("level", [1, 500, 1000])
+def test_without_offset_noise_the_noise_is_that_of_the_rows_keys_bit_for_bit(level: int) -> None:
+    _, eps, x_t, alpha, sigma = _loss_and_what_was_seen(level)
+    np.testing.assert_array_equal(x_t, add_noise(BATCH["image"], eps, alpha, sigma))
+
+
+@pytest.mark.parametrize("level", [500, 1000])
+def test_offset_noise_is_in_the_input_and_in_the_target(level: int) -> None:
+    loss, eps, x_t, alpha, sigma = _loss_and_what_was_seen(level, offset_noise=0.1)
+    shifted = (x_t - alpha * BATCH["image"]) / sigma
+    offset = shifted - eps
+    np.testing.assert_allclose(offset, np.broadcast_to(offset[:, :1, :1], offset.shape), atol=1e-5)
+    assert np.all(offset != 0)
+    target = alpha * shifted - sigma * BATCH["image"]  # v; at T it is -x0, offset or not
+    np.testing.assert_allclose(loss, np.mean(target**2, axis=(1, 2, 3)), rtol=1e-5)
+
+
+def test_a_step_with_offset_noise_is_another_step_and_finite_at_T() -> None:
+    objective = _objective(offset_noise=0.1)
+    step = jax.jit(step_lib.make_train_step(objective, optax.sgd(0.1), 0.9, seed=0))
+    state, metrics = step(_state(), BATCH)
+    assert np.isfinite(metrics["loss"]) and np.all(np.isfinite(state.params))
+    assert metrics["loss"] != _step()(_state(), BATCH)[1]["loss"]
+    assert np.isfinite(step_lib.make_probe(objective, seed=0)(state, BATCH))
+
+
+def test_the_objectives_weight_weighs() -> None:
+    plain, *_, alpha, sigma = _loss_and_what_was_seen(250)
+    capped, *_ = _loss_and_what_was_seen(
+        250, weight=losses.make_weight("min_snr_plus_one", gamma=1)
+    )
+    snr = np.float64(alpha) ** 2 / np.float64(sigma) ** 2
+    assert snr > 1
+    np.testing.assert_allclose(capped, plain * 2 / (snr + 1), rtol=1e-5)
 
 
 def test_randomness_follows_the_row_and_the_step() -> None:

@@ -71,6 +71,7 @@ def ideal_samples(
     x_T: np.ndarray | jax.Array,
     sampler: samplers.Sampler = _DDIM,
     key: jax.Array | None = None,
+    final_level: int = 0,
 ) -> np.ndarray:
     """Sample with the ideal denoiser of each label's images.
 
@@ -80,6 +81,7 @@ def ideal_samples(
       sample_labels: int [m], the label of each sample; each must occur in the data.
       x_T: [m, ...], the start: standard normal noise.
       sampler: the update rule.  key: for a stochastic one.
+      final_level: the level samples end at; 0 is clean data.
     Returns: float32 [m, ...], close to images of the dataset: they judge the recipe, not novelty.
     Raises: UsageError for a sample label without data, or a stochastic sampler without a key.
     """
@@ -87,7 +89,7 @@ def ideal_samples(
     sample_labels, x_T = np.asarray(sample_labels), np.asarray(x_T, np.float32)
     if missing := sorted(set(sample_labels.tolist()) - set(labels.tolist())):
         raise UsageError(f"labels {missing} are to be sampled, and the data has no images of them.")
-    path = samplers.coefficients(sampler, schedule, timesteps)
+    path = samplers.coefficients(sampler, schedule, timesteps, final_level)
     key = samplers.needed_key(sampler, path, key)
     wanted, counts = np.unique(sample_labels, return_counts=True)
     batch = min(int(counts.max(initial=0)), _MAX_BATCH)

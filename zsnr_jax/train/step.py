@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from zsnr_jax import losses, randomness
+from zsnr_jax import losses, offset_noise, randomness
 from zsnr_jax.predictions import add_noise
 from zsnr_jax.process import DiffusionProcess
 from zsnr_jax.train.state import Params, TrainState, update_ema
@@ -31,8 +31,9 @@ class Objective(NamedTuple):
     network: TrainNetwork
     process: DiffusionProcess
     null_label: int
-    weight: str = "snr_plus_one"
+    weight: losses.LossWeight = losses.snr_plus_one
     label_dropout: float = 0.1
+    offset_noise: float = 0.0  # strength
 
 
 def loss_fn(
@@ -70,6 +71,7 @@ def loss_at_level(
     process, schedule = objective.process, objective.process.noise_schedule
     alpha, sigma = (jnp.asarray(coefficients)[level] for coefficients in schedule)
     eps = jax.vmap(lambda key: jax.random.normal(key, image.shape[1:], image.dtype))(noise_keys)
+    eps = offset_noise.add_offset(eps, noise_keys, objective.offset_noise)
     x_t = add_noise(image, eps, alpha, sigma)
     output = objective.network(params, x_t, level - 1, label, dropout_keys)
     return losses.per_example_loss(
