@@ -51,11 +51,19 @@ def test_links_and_pictures_lead_somewhere() -> None:
         assert target.startswith("https://") or (ROOT / target).exists(), target
 
 
-def test_the_snippet_runs() -> None:
-    (snippet,) = re.findall(r"```python\n(.+?)```", README, re.DOTALL)
-    names: dict = {}
-    exec(snippet, names)
-    assert np.all(names["x_0"] == 0.5)  # the network says that all data are 0.5
+def test_the_snippets_run_and_say_what_the_text_says(capsys: pytest.CaptureFixture) -> None:
+    printed = []
+    for snippet in re.findall(r"```python\n(.+?)```", README, re.DOTALL):
+        names: dict = {}
+        exec(snippet, names)
+        printed.append(capsys.readouterr().out)
+        if "x_0" in names:
+            assert np.all(names["x_0"] == 0.5)  # the network says that all data are 0.5
+    first, table, eps, euler, guided = printed
+    assert first == guided == ""
+    assert table.startswith("1/alpha at T: inf") and table.count("inf") == 1
+    assert eps.startswith("eps-prediction cannot be used with zero terminal SNR, since")
+    assert euler == "True\n"
 
 
 def test_the_map_names_every_module() -> None:
