@@ -1,7 +1,7 @@
 PYTHON ?= python
 SMOKE ?= /tmp/zsnr_jax/smoke
 
-.PHONY: check test smoke notebooks
+.PHONY: check test parity smoke notebooks
 
 check:  ## format, lint and types
 	$(PYTHON) -m ruff format --check .
@@ -10,6 +10,9 @@ check:  ## format, lint and types
 
 test:  ## everything
 	$(PYTHON) -m pytest -n 2 --dist loadfile
+
+parity:  ## our solvers beside those of torch diffusers, of the `parity` extra
+	$(PYTHON) -m pytest tests/parity
 
 smoke:  ## the main path of every recipe that runs on a laptop, in small
 	rm -rf $(SMOKE)

@@ -55,7 +55,7 @@ setup(
         "tfds": ["tensorflow"],  # to prepare TFDS's own sets; reading them needs none
         "tpu": ["jax[tpu]"],
         "cuda": ["jax[cuda13]"],
-        "parity": ["torch", "diffusers>=0.42", "transformers>=5"],
+        "parity": ["torch==2.13.0", "diffusers==0.42.*", "transformers>=5"],  # as tests/golden
     },
     classifiers=[
         "Intended Audience :: Science/Research",

@@ -362,13 +362,18 @@ def _interval(estimate: Mapping[str, float | None]) -> str:
 def _sampled(run: Run) -> str:
     sampler = run.results["sampler"]
     steps = f"{sampler.get('num_steps')} {sampler.get('spacing')} steps"
-    return f"{steps} from pure noise, without guidance, as in all numbers below"
+    start = "a signal leak" if sampler.get("start") == "signal_leak" else "pure noise"
+    return f"{steps} from {start}, without guidance, as in all numbers below"
 
 
 def _guided(run: Run) -> str:
     sampler = run.results["sampler"]
     scale, rescale = (sampler.get(f"guidance_{which}") for which in ("scale", "rescale"))
-    return f"classifier-free guidance of scale {scale}, rescale {rescale}"
+    within = sampler.get("guidance_interval")
+    levels = f", at levels {within[0]} to {within[1]}" if within else ""
+    if sampler.get("guidance") == "projected":
+        return f"adaptive projected guidance of scale {scale}{levels}"
+    return f"classifier-free guidance of scale {scale}, rescale {rescale}{levels}"
 
 
 def _dataset(run: Run) -> str:

@@ -3,7 +3,8 @@
 Levels count 1..T; T is terminal. The paper's formulas are in floating point, where
 `arange(T, 0, -T/S)` has one entry too many for 62 of the values S = 1..1000; here they are
 integer arithmetic, and every S from 1 to T gives exactly S levels. Ties round half to even, as
-NumPy's `round` does.
+NumPy's `round` does; for 50 values of S the floats miss a tie, and programs that round them visit a
+level next to ours.
 
 Beyond the paper, `karras` and `uniform_logsnr` space the levels evenly in a function of
 sigma/alpha. At zero terminal SNR that ratio is infinite at T, and nothing is clamped: T stands by
