@@ -121,7 +121,7 @@ errors = {
 figure, axes = plt.subplots(figsize=(8, 4), layout="constrained")
 for (name, error), colour in zip(errors.items(), ["#0072b2", "#cc79a7", "#d55e00"]):
     axes.loglog(sizes, error, color=colour)
-    place = 3 if "Heun" in name else 15
+    place = 3 if "Heun" in name else 20
     axes.annotate(name, (sizes[place], error[place]), (6, 6 if "Heun" in name else -14),
                   textcoords="offset points", color=colour)  # fmt: skip
 axes.axvline(2.0**-24, color="#999999", lw=1)
@@ -302,8 +302,8 @@ print(f"{'the last jump alone':<30}{'':>8}{slope(jumps):>10.2f}")
 # %% [markdown]
 # So with trailing steps a second-order solver gains little: its error is the last jump's. Levels
 # even in the log SNR go closer to clean data before they jump, and there a second-order solver
-# earns its name, until only the jump from level 1 is left. (2M SDE seems to beat first order on trailing steps: along the path it errs to the
-# other side, and the two errors partly cancel.)
+# earns its name, until only the jump from level 1 is left. (Where a curve dips, errors of the path
+# and of the jump cancel, having opposite signs; so does 2M SDE's on trailing steps, in part.)
 #
 # ## What this notebook claims
 

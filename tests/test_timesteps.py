@@ -69,11 +69,19 @@ def test_stable_diffusions_own_setting_is_leading_with_offset_1():
 @pytest.mark.parametrize("S", [3, 5, 10, 25])
 @pytest.mark.parametrize("name", schedules.SCHEDULES)
 @pytest.mark.parametrize("spacing", EVEN)
-def test_all_but_T_are_even_from_trailings_second_level_to_the_first(spacing, name, S):
+def test_all_but_T_are_even_from_a_hundredth_below_it_to_the_first(spacing, name, S):
     levels = make_timesteps(spacing, 1000, S, schedule(name=name))
-    assert levels[0] == 1000 and levels[1] == oracles.table_2("trailing", 1000, S)[1]
-    assert levels[-1] == 1
+    assert levels[:2].tolist() == [1000, 990] and levels[-1] == 1
     _assert_even(spacing, levels[1:], oracles.alphas_cumprod(name, zero_terminal_snr=True))
+
+
+@pytest.mark.parametrize("spacing", EVEN)
+@pytest.mark.parametrize(
+    "T, S, first",
+    [(1000, 125, [1000, 992]), (1000, 2, [1000, 500]), (1000, 1, [1000]), (50, 9, [50, 49])],
+)
+def test_the_first_step_is_short_whatever_T_and_S(spacing, T, S, first):
+    assert make_timesteps(spacing, T, S, schedule(T))[:2].tolist() == first
 
 
 @pytest.mark.parametrize("spacing", EVEN)

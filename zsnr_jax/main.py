@@ -8,6 +8,7 @@ Every setting can be given on the command line, as in --config.sampler.num_steps
 stopped goes on when its command is repeated.
 """
 
+import os
 import re
 import shlex
 import sys
@@ -74,4 +75,5 @@ if __name__ == "__main__":
     try:
         app.run(main, flags_parser=parse_flags)
     except UsageError as error:
-        sys.exit(f"error: {error}")
+        print(f"error: {error}", file=sys.stderr, flush=True)
+        os._exit(1)  # reads that Orbax gave up on would have their threads complain after this

@@ -8,9 +8,11 @@ level next to ours.
 
 Beyond the paper, `karras` and `uniform_logsnr` space the levels evenly in a function of
 sigma/alpha. At zero terminal SNR that ratio is infinite at T, and nothing is clamped: T stands by
-itself, as the first level, and the formula spaces the S - 1 others, from the level that trailing
-steps visit second down to level 1. So the first step, from pure noise, is as long as trailing's.
-Where SNR(T) is not 0, the formula spaces all S from T down to level 1, as it does elsewhere.
+itself, as the first level, and the formula spaces the S - 1 others, from the second level, s, down
+to level 1. Of what varies over N values with standard deviation tau, a first step to s keeps
+1 / sqrt(1 + SNR(s) N tau^2) of the spread at best; so s is a hundredth of T below T, or nearer
+where S is above 100. Where SNR(T) is not 0, the formula spaces all S from T down to level 1, as it
+does elsewhere.
 
 Source: arXiv 2305.08891, section 3.3 and Table 2; Karras et al., arXiv 2206.00364, Eq. 5; Lu et
 al., arXiv 2206.00927, section 3.3 (uniform in log SNR).
@@ -24,6 +26,7 @@ from zsnr_jax.schedules import NoiseSchedule
 SPACINGS = ("leading", "linspace", "trailing", "karras", "uniform_logsnr")
 
 _KARRAS_RHO = 7
+_LEAST_DIVISION = 100  # the first step from SNR = 0 is at most this part of T
 
 
 def make_timesteps(
@@ -103,9 +106,9 @@ def _even_in_noise(spacing: str, schedule: NoiseSchedule, S: int) -> np.ndarray:
     """karras and uniform_logsnr. T comes first by itself where its sigma/alpha is infinite."""
     T = schedule.num_steps
     first = [T] if schedule.alpha[T] == 0 else []
-    if len(first) == S:
-        return np.array(first)
-    highest = _trailing(T, S)[1] if first else T
+    if first and S <= 2:
+        return _trailing(T, S)  # nothing is left to space
+    highest = _trailing(T, max(S, min(T, _LEAST_DIVISION)))[1] if first else T
     alpha, sigma = (np.asarray(side, np.float64)[1 : highest + 1] for side in schedule)
     ratio = sigma / alpha
     measure = ratio ** (1 / _KARRAS_RHO) if spacing == "karras" else np.log(ratio)

@@ -14,9 +14,11 @@ if "float64" in sys.argv:
 
 import jax.numpy as jnp
 
-from zsnr_jax import parallel, samplers, timesteps
+from zsnr_jax import guidance, parallel, samplers, timesteps
+from zsnr_jax.apg import make_apg_denoise
 from zsnr_jax.generate import Generator, Sampling
 from zsnr_jax.models.unet import UNet
+from zsnr_jax.predictions import make_denoise
 from zsnr_jax.process import DiffusionProcess
 from zsnr_jax.train.optimizer import make_optimizer
 from zsnr_jax.train.state import init_state
@@ -56,10 +58,19 @@ def run(num_devices: int, dtype: type) -> dict[str, np.ndarray]:
     for i in range(STEPS):
         state, metrics = place(state, {k: v[i : i + 1] for k, v in batches.items()})
         history.append(jax.device_get(metrics))
-    sampling = Sampling(samplers.ddim(1.0), timesteps.make_timesteps("trailing", 1000, 4), 3.0, 0.7)
+    schedule, sampler = process.noise_schedule, samplers.ddim(1.0)
+    levels = timesteps.make_timesteps("trailing", 1000, 4)
+    path = samplers.coefficients(sampler, schedule, levels)
+
+    def guide(network, condition, negative):
+        """Both kinds, each at some levels: a memory, and a choice made on the device."""
+        projected = make_apg_denoise(network, schedule, "v", condition, negative, 3.0)
+        rescaled = guidance.guide_network(network, condition, negative, 3.0, 0.7)
+        return guidance.guide_within(projected, make_denoise(rescaled, schedule, "v"), 600, 1000)
+
     generate = functools.partial(
         Generator(
-            model.apply, process, sampling, null_label=model.null_label,
+            model.apply, process, Sampling(sampler, path, guide), negative_label=model.null_label,
             image_shape=(SIZE, SIZE, 1), batch_size=5, seed=0,
         ),
         noisy,
