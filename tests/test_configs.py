@@ -149,3 +149,13 @@ def test_another_run_is_told_from_the_same_one() -> None:
     same.seed = 1
     with pytest.raises(UsageError, match="DIR holds a different run, with seed=0 .* has 1"):
         config_lib.require_same_run(saved, config_lib.to_json(same), "DIR")
+
+
+def test_a_run_older_than_a_setting_had_its_default() -> None:
+    saved = config_lib.to_json(recipe("brightness"))
+    del saved["loss"]["offset_noise"]
+    current = recipe("brightness")
+    config_lib.require_same_run(saved, config_lib.to_json(current), "DIR")
+    current.loss.offset_noise = 0.1
+    with pytest.raises(UsageError, match="loss.offset_noise=0.0 .* has 0.1"):
+        config_lib.require_same_run(saved, config_lib.to_json(current), "DIR")

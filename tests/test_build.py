@@ -1,0 +1,104 @@
+"""From settings to guidance, starts and labels: each setting reaches the object it names."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from test_configs import recipe
+
+from zsnr_jax import build, guidance, signal_leak
+from zsnr_jax.apg import make_apg_denoise
+from zsnr_jax.predictions import StatefulDenoise, make_denoise
+
+ROWS = jnp.array([0.5, -1.0]), jnp.zeros(2)  # condition and negative condition
+X_T = jnp.linspace(-2, 2, 24).reshape(2, 12)
+
+
+def network(x_t, timestep, condition):
+    return jnp.tanh(x_t + condition[:, None]) + timestep[:, None] / 1000
+
+
+def built(**settings):
+    config = recipe("brightness")
+    config.update_from_flattened_dict({f"sampler.{k}": v for k, v in settings.items()})
+    return config, build.build_process(config)
+
+
+def estimate(denoise, level):
+    """x0_hat at a level, by a denoise that remembers a difference from the level before."""
+    start, apply = StatefulDenoise.of(denoise)
+    memory = jax.tree.map(lambda leaf: leaf + 0.3, start(X_T))
+    return apply(X_T, jnp.int32(level), memory)[0][0]
+
+
+def expected(process, scale=3.0, rescale=0.7, **projected):
+    of_network = process.noise_schedule, process.prediction
+    if projected:
+        return make_apg_denoise(network, *of_network, *ROWS, scale, **projected)
+    pair = guidance.guide_network(network, *ROWS, scale, rescale)
+    return make_denoise(pair, *of_network)
+
+
+@pytest.mark.parametrize(
+    "settings, arguments",
+    [
+        ({}, {}),
+        ({"guidance_scale": 5.0, "guidance_rescale": 0.2}, {"scale": 5.0, "rescale": 0.2}),
+        (
+            {"guidance": "projected", "guidance_rescale": 0.0},
+            {"eta": 0.0, "norm_threshold": np.inf, "momentum": -0.5},
+        ),
+        (
+            {
+                "guidance": "projected",
+                "guidance_rescale": 0.0,
+                "guidance_scale": 7.0,
+                "projected.eta": 0.3,
+                "projected.norm_threshold": 0.8,
+                "projected.momentum": -0.2,
+            },
+            {"scale": 7.0, "eta": 0.3, "norm_threshold": 0.8, "momentum": -0.2},
+        ),
+    ],
+)
+def test_guidance_is_what_the_settings_say(settings, arguments):
+    config, process = built(**settings)
+    denoise = build.build_guidance(config, process)(network, *ROWS)
+    for level in (1000, 400):
+        wanted = estimate(expected(process, **arguments), level)
+        np.testing.assert_allclose(estimate(denoise, level), wanted, rtol=1e-6, atol=1e-6)
+
+
+def test_guidance_keeps_to_its_interval():
+    config, process = built(guidance_interval=(300, 800))
+    denoise = build.build_guidance(config, process)(network, *ROWS)
+    alone = make_denoise(
+        lambda x_t, timestep: network(x_t, timestep, ROWS[0]), process.noise_schedule, "v"
+    )
+    for level, wanted in [(900, alone), (800, expected(process)), (299, alone)]:
+        np.testing.assert_allclose(
+            estimate(denoise, level), estimate(wanted, level), rtol=1e-5, atol=1e-6
+        )
+
+
+def test_the_negative_label_is_the_hidden_one_unless_another_is_named():
+    config = recipe("brightness")
+    run = build.build(config)
+    assert run.negative_label == run.model.null_label
+    config.sampler.negative_label = 1
+    assert build.build(config).negative_label == 1
+
+
+def test_a_signal_leak_is_fitted_to_the_data():
+    config = recipe("brightness", "flawed,16,smoke")
+    noise = build.build(config).generator.start(jnp.arange(2))
+    config.sampler.start, config.sampler.leak_frequencies = "signal_leak", 2
+    run = build.build(config)
+    leak = signal_leak.fit(run.arrays[0], 2)
+    moved = np.asarray(run.generator.start(jnp.arange(2)) - noise)
+    assert np.all(np.isfinite(moved)) and np.std(moved) > 0.01
+    assert leak.low.shape == (2, 2, 3, 2, 2, 3)
+    level = run.sampling.coefficients.level[0]
+    assert level < 1000  # leading steps start below T, and the leak is that level's
+    alpha = run.process.noise_schedule.alpha[level]
+    assert np.max(np.abs(moved)) < 4 * alpha + 0.02
