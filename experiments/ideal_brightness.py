@@ -22,7 +22,9 @@ from zsnr_jax.evaluation import brightness, ideal
 from zsnr_jax.generate import spread_labels
 
 RESULTS = Path(__file__).parent / "results" / "ideal_brightness.json"
-RECIPES = {"fixed": (True, "trailing"), "flawed": (False, "leading")}
+# Zero terminal SNR, spacing and its offset, and the level samples end at: the flawed recipe is
+# Stable Diffusion's own.
+RECIPES = {"fixed": (True, "trailing", 0, 0), "flawed": (False, "leading", 1, 1)}
 NUM_SAMPLES, NUM_STEPS, SEED = 1536, 50, 0
 
 
@@ -33,10 +35,12 @@ def measure(size: int) -> dict[str, Any]:
     key = randomness.purpose_key(SEED, randomness.Purpose.START)
     x_T = randomness.row_normal(key, 0, jnp.arange(NUM_SAMPLES), images.shape[1:])
     found = {}
-    for name, (zero_terminal_snr, spacing) in RECIPES.items():
+    for name, (zero_terminal_snr, spacing, offset, final_level) in RECIPES.items():
         schedule = schedules.make_schedule("scaled_linear", 1000, zero_terminal_snr)
-        steps = timesteps.make_timesteps(spacing, 1000, NUM_STEPS)
-        drawn = ideal.ideal_samples(images, labels, schedule, steps, drawn_labels, x_T)
+        steps = timesteps.make_timesteps(spacing, 1000, NUM_STEPS, steps_offset=offset)
+        drawn = ideal.ideal_samples(
+            images, labels, schedule, steps, drawn_labels, x_T, final_level=final_level
+        )
         estimates = brightness.evaluate(drawn, drawn_labels, images, labels, LABELS, SEED)
         found[name] = {k.removeprefix("brightness/"): v for k, v in estimates}
     return found

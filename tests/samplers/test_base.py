@@ -127,9 +127,14 @@ def test_a_stochastic_sampler_without_a_key_is_refused(eta):
         samplers.sample(samplers.ddim(eta), DENOISE, start(), MENDED, LEVELS)
 
 
-def test_one_step_needs_no_key_since_the_last_is_deterministic():
-    x = samplers.sample(samplers.ddim(1.0), DENOISE, start(), MENDED, np.array([1000]))
-    np.testing.assert_array_equal(x, DENOISE(start(), jnp.int32(1000))[0])
+@pytest.mark.parametrize("final_level", [0, 10])
+def test_one_step_needs_no_key_since_the_last_is_deterministic(final_level):
+    x = samplers.sample(
+        samplers.ddim(1.0), DENOISE, start(), MENDED, np.array([1000]), final_level=final_level
+    )
+    x0_hat, eps_hat = DENOISE(start(), jnp.int32(1000))
+    alpha, sigma = MENDED.alpha[final_level], MENDED.sigma[final_level]
+    np.testing.assert_allclose(x, alpha * x0_hat + sigma * eps_hat, rtol=1e-6)
 
 
 def test_a_key_changes_nothing_without_noise():
@@ -278,6 +283,17 @@ def test_a_denoise_may_remember_from_level_to_level():
         _, estimates = samplers.trajectory(sampler, counting, start(), c)
         # Heun's second look at a level is not counted.
         np.testing.assert_array_equal(estimates[:, 0, 0, 0, 0], [0, 1, 2, 3])
+
+
+def test_a_second_look_remembers_what_the_first_did():
+    memory = StatefulDenoise(
+        lambda x_T: 0, lambda x_t, level, before: ((jnp.full_like(x_t, before), x_t), before + 1)
+    )
+    c = samplers.coefficients(samplers.heun(), MENDED, np.array([1000, 500]), final_level=100)
+    x = samplers.integrate(samplers.heun(), memory, start(), c)
+    # Both looks of the first step say 0, so that there is nothing to correct; the last says 1.
+    expected = c.alpha_next[1] * 1 + c.sigma_next[1] * c.sigma_next[0] * start()
+    np.testing.assert_allclose(x, expected, rtol=1e-6)
 
 
 @pytest.mark.parametrize(

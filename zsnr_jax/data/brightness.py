@@ -31,9 +31,9 @@ guidance. Fixed is Stable Diffusion's schedule rescaled, trailing; flawed is the
 With 95 % bootstrap intervals over 1536 samples, by `python -m experiments.ideal_brightness`:
 
     size   fixed                  flawed
-    16     0.989 [0.966, 1.012]   0.697 [0.675, 0.719]
-    32     0.974 [0.952, 0.995]   0.434 [0.417, 0.448]
-    64     0.920 [0.896, 0.941]   0.227 [0.218, 0.235]
+    16     0.989 [0.966, 1.012]   0.699 [0.676, 0.721]
+    32     0.974 [0.952, 0.995]   0.435 [0.419, 0.450]
+    64     0.920 [0.896, 0.941]   0.228 [0.219, 0.236]
 """
 
 import dataclasses

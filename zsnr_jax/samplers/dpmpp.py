@@ -57,8 +57,7 @@ def _extrapolation(ratio: np.ndarray) -> np.ndarray:
     """h / (2 h_last) for each step; 0 in the first, and where either is infinite."""
     with np.errstate(divide="ignore"):
         h = -np.log(ratio)
-    finite = np.isfinite(h[1:]) & np.isfinite(h[:-1])
-    weight = np.divide(h[1:], 2 * h[:-1], out=np.zeros_like(h[1:]), where=finite)
+    weight = np.divide(h[1:], 2 * h[:-1], out=np.zeros_like(h[1:]), where=np.isfinite(h[1:]))
     return np.append(0.0, weight)
 
 
