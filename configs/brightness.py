@@ -10,7 +10,7 @@ Expect brightness to vary 0.951 [0.929, 0.971] times as much as in the data, ove
 of an Intel Xeon.
 
 Variants (after a colon, commas between):
-  flawed   the recipe the paper mends: original schedule, eps, leading steps, no rescale
+  flawed   the recipe the paper mends: original schedule, eps, leading, no rescale
   smoke    under a minute: a tiny network, to see that everything runs
   16, 64   other image sizes
 """

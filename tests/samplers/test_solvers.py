@@ -12,7 +12,7 @@ from gaussian import MEAN, STD
 
 from zsnr_jax import randomness, samplers, schedules
 from zsnr_jax.predictions import make_denoise
-from zsnr_jax.timesteps import make_timesteps
+from zsnr_jax.timesteps import SPACINGS, make_timesteps
 
 MENDED = schedules.make_schedule("scaled_linear", zero_terminal_snr=True)
 FLAWED = schedules.make_schedule("scaled_linear")
@@ -133,6 +133,16 @@ def test_values_and_gradients_from_zero_snr_are_finite(name, dtype):
     value, gradients = total(jnp.float32(0.8), jnp.ones((1, 5)))
     assert np.isfinite(value) and gradients[0] != 0
     assert all(np.all(np.isfinite(gradient)) for gradient in gradients)
+
+
+@every_solver
+@pytest.mark.parametrize("schedule", [MENDED, FLAWED], ids=["mended", "flawed"])
+@pytest.mark.parametrize("spacing", SPACINGS)
+@pytest.mark.parametrize("S", [1, 2, 3, 50, 1000])
+def test_coefficients_are_finite_at_every_step(name, schedule, spacing, S):
+    c = samplers.coefficients(SOLVERS[name], schedule, make_timesteps(spacing, 1000, S, schedule))
+    for leaf in jax.tree.leaves(c):
+        assert leaf.shape == (S,) and np.all(np.isfinite(leaf))
 
 
 # The mean: data N(0.9, 0.3^2) come out at 0.9, however few the steps.
