@@ -64,7 +64,7 @@ for name, sampler in SOLVERS.items():
     path = samplers.coefficients(sampler, fixed, levels)
     rule = path.rule
     kept = {"Heun": path.sigma_next}.get(name, getattr(rule, "kept", rule))
-    correction = rule if name == "Heun" else getattr(rule, "correction", 0 * kept)
+    correction = getattr(rule, "correction", 0 * path.noise)
     first[name] = [float(x[0]) for x in (path.alpha_next, kept, correction, path.noise)]
     print(f"{name:<24}{first[name][0]:>9.4f}{first[name][1]:>9.4f}"
           f"{first[name][2]:>12.4f}{first[name][3]:>9.4f}")  # fmt: skip

@@ -113,7 +113,7 @@ def euler_ancestral_sigmas(abar_t: Any, abar_s: Any, eta: float) -> tuple[Any, A
 def dpmpp_2m(x_T: Any, denoise: Any, abar: Any, z: Any = None) -> Any:
     """DPM-Solver++(2M) in lambda = log(alpha / sigma): arXiv 2211.01095, Algorithm 2.
 
-    With z, [S, ...], its SDE form (section 4.3). denoise(x, abar) returns x0_hat; abar: [S + 1],
+    With z, [S, ...], its SDE form. denoise(x, abar) returns x0_hat; abar: [S + 1],
     rising within (0, 1). The last step is first order, and adds no noise.
     """
     alpha, sigma = np.sqrt(abar), np.sqrt(1 - np.asarray(abar))

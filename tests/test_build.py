@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 from test_configs import recipe
 
-from zsnr_jax import build, guidance, signal_leak
+from zsnr_jax import build, guidance, randomness
 from zsnr_jax.apg import make_apg_denoise
+from zsnr_jax.errors import UsageError
 from zsnr_jax.predictions import StatefulDenoise, make_denoise
 
 ROWS = jnp.array([0.5, -1.0]), jnp.zeros(2)  # condition and negative condition
@@ -91,14 +92,37 @@ def test_the_negative_label_is_the_hidden_one_unless_another_is_named():
 
 def test_a_signal_leak_is_fitted_to_the_data():
     config = recipe("brightness", "flawed,16,smoke")
-    noise = build.build(config).generator.start(jnp.arange(2))
     config.sampler.start, config.sampler.leak_frequencies = "signal_leak", 2
     run = build.build(config)
-    leak = signal_leak.fit(run.arrays[0], 2)
-    moved = np.asarray(run.generator.start(jnp.arange(2)) - noise)
-    assert np.all(np.isfinite(moved)) and np.std(moved) > 0.01
-    assert leak.low.shape == (2, 2, 3, 2, 2, 3)
+    images, labels = run.arrays
+    drawn = jnp.asarray(np.repeat(np.arange(run.source.info.num_classes), 400))
+    index = jnp.arange(len(drawn))
+    x_T = run.generator.start(drawn, index)
     level = run.sampling.coefficients.level[0]
     assert level < 1000  # leading steps start below T, and the leak is that level's
-    alpha = run.process.noise_schedule.alpha[level]
-    assert np.max(np.abs(moved)) < 4 * alpha + 0.02
+    alpha, sigma = (side[level] for side in run.process.noise_schedule)
+    noise = randomness.row_normal(
+        randomness.purpose_key(run.seed, randomness.Purpose.START), 0, index, run.image_shape
+    )
+    leak = (np.asarray(x_T) - sigma * np.asarray(noise)) / alpha
+    for label in range(run.source.info.num_classes):
+        of_data, of_leak = images[labels == label], leak[drawn == label]
+        means = of_data.mean((1, 2, 3)), of_leak.mean((1, 2, 3))
+        assert np.mean(means[1]) == pytest.approx(np.mean(means[0]), abs=0.1)
+        assert np.std(means[1]) == pytest.approx(np.std(means[0]), rel=0.15)
+    # What makes the leak is not the noise it stands in.
+    together = np.corrcoef(leak.ravel(), np.asarray(noise).ravel())[0, 1]
+    assert abs(together) < 0.02
+
+
+def test_a_signal_leak_at_zero_snr_is_refused():
+    config = recipe("brightness")
+    config.sampler.start = "signal_leak"
+    with pytest.raises(UsageError, match="starts at zero SNR, .*: set it to noise"):
+        build.build(config)
+
+
+def test_projected_guidance_with_a_rescale_is_refused():
+    config, process = built(guidance="projected")
+    with pytest.raises(UsageError, match="guidance_rescale is 0.7: set it to 0"):
+        build.build_guidance(config, process)

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -78,15 +79,19 @@ def test_another_seed_draws_other_samples() -> None:
     assert np.all(first != second)
 
 
-def test_a_leak_moves_the_start_of_a_flawed_process_alone() -> None:
-    bright = np.full((2, 4, 4, 1), 0.8, np.float32)
-    leak, index = signal_leak.fit(bright, 2), jnp.arange(3)
-    noise = _generator(2).start(index)
-    np.testing.assert_array_equal(_generator(2, leak=leak).start(index), noise)
+def test_a_leak_moves_the_start_of_a_flawed_process_alone_by_label() -> None:
+    brightness = np.array([0.8, -0.4], np.float32)
+    images = np.broadcast_to(brightness[:, None, None, None, None], (2, 3, 4, 4, 1))
+    leaks = [signal_leak.fit(of_label, 2) for of_label in images]
+    leak = jax.tree.map(lambda *of_labels: np.stack(of_labels), *leaks)
+    labels, index = jnp.array([1, 0, 1]), jnp.arange(3)
+    noise = _generator(2).start(labels, index)
+    np.testing.assert_array_equal(_generator(2, leak=leak).start(labels, index), noise)
     flawed = DiffusionProcess(zero_terminal_snr=False)
     alpha, sigma = (side[1000] for side in flawed.noise_schedule)
-    moved = _generator(2, process=flawed, leak=leak).start(index)
-    np.testing.assert_allclose(moved, alpha * 0.8 + sigma * noise, rtol=1e-5, atol=1e-6)
+    moved = _generator(2, process=flawed, leak=leak).start(labels, index)
+    of_label = brightness[labels][:, None, None, None]
+    np.testing.assert_allclose(moved, alpha * of_label + sigma * noise, rtol=1e-5, atol=1e-6)
 
 
 def test_labels_are_spread_in_the_datas_proportions() -> None:

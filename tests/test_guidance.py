@@ -187,9 +187,9 @@ def test_guidance_acts_within_its_interval_and_calls_nothing_outside():
 
 def test_a_memory_rests_outside_the_interval():
     counting = StatefulDenoise(
-        lambda x_T: 0, lambda x, level, n: ((jnp.full_like(x, n), jnp.zeros_like(x)), n + 1)
+        lambda x_T: 5, lambda x, level, n: ((jnp.full_like(x, n), jnp.zeros_like(x)), n + 1)
     )
     denoise = guide_within(counting, says(-1.0)[0], 300, 800)
     c = samplers.coefficients(samplers.ddim(), MENDED, LEVELS)
     _, estimates = samplers.trajectory(samplers.ddim(), denoise, jnp.ones((1, 2)), c)
-    assert estimates[:, 0, 0].tolist() == [-1, -1, 0, 1, 2, 3, 4, 5, -1, -1]
+    assert estimates[:, 0, 0].tolist() == [-1, -1, 5, 6, 7, 8, 9, 10, -1, -1]

@@ -114,7 +114,11 @@ def test_karras_on_stable_diffusions_own_schedule_is_edms_formula():
         (("middle", 1000, 10), 0, "'middle'.*leading, linspace, trailing"),
         (("trailing", 1000, 0), 0, "from 1 to T = 1000, and it is 0"),
         (("trailing", 1000, 1001), 0, "from 1 to T = 1000, and it is 1001"),
-        (("trailing", 1000, 10), 1, "steps_offset=1 belongs to leading spacing, not trailing"),
+        (
+            ("trailing", 1000, 10),
+            1,
+            "steps_offset=1 belongs to leading spacing: set it to 0 for trailing",
+        ),
         (("leading", 1000, 1000), 1, "steps_offset=1 spans levels 2..1001, outside 1..1000"),
         (("leading", 1000, 10), -1, "steps_offset=-1 spans levels 0..900, outside 1..1000"),
         (("karras", 1000, 10), 0, "karras spacing needs the schedule: pass schedule="),

@@ -68,7 +68,7 @@ def make_apg_denoise(
         # What is added to x0_hat is taken from eps_hat, so that both still make up x_t.
         return (x0_cond + change, eps_cond - ratio[level - 1] * change), delta
 
-    return StatefulDenoise(lambda x_T: jnp.zeros(x_T.shape, jnp.float32), guided)
+    return StatefulDenoise(lambda x_T: jnp.zeros_like(x_T, jnp.float32), guided)
 
 
 def project(
@@ -81,7 +81,7 @@ def project(
     square = _dot(delta, delta)
     # Neither the root nor the quotients may see a zero, nor may their gradients.
     norm = jnp.sqrt(jnp.where(square == 0, 1, square))
-    delta = delta * jnp.minimum(1, norm_threshold / norm)
+    delta = delta * (jnp.minimum(norm, norm_threshold) / norm)
     length = _dot(x0_cond, x0_cond)
     parallel = _dot(delta, x0_cond) / jnp.where(length == 0, 1, length) * x0_cond
     return delta + (eta - 1) * parallel

@@ -89,10 +89,16 @@ class Run:
 
     @property
     def _leak(self) -> signal_leak.SignalLeak | None:
+        """Each label's own, since a network that is told the label expects that label's leak."""
         sampler = self.settings["sampler"]
         if sampler["start"] == "noise":
             return None
-        return signal_leak.fit(self.arrays[0], sampler["leak_frequencies"])
+        images, labels = self.arrays
+        leaks = [
+            signal_leak.fit(images[labels == label], sampler["leak_frequencies"])
+            for label in range(self.source.info.num_classes)
+        ]
+        return jax.tree.map(lambda *of_labels: np.stack(of_labels), *leaks)
 
     def init_params(self) -> Params:
         """Fresh parameters; a function of the seed."""
@@ -143,7 +149,8 @@ def build(config: Config) -> Run:
     source = data.open_source(config.dataset.name, "train", config.dataset.data_dir or None)
     image_size = config.dataset.image_size or _native_size(source)
     model = build_model(config, source.info.num_classes, image_size)
-    _require_fitting_sampler(config, source.info.num_classes, image_size)
+    first_alpha = float(process.noise_schedule.alpha[sampling.coefficients.level[0]])
+    _require_fitting_sampler(config, first_alpha, source.info.num_classes, image_size)
     return Run(
         settings=config_lib.to_json(config),
         seed=config.seed,
@@ -205,12 +212,19 @@ def build_sampling(config: Config, process: DiffusionProcess) -> Sampling:
     return Sampling(made, path, build_guidance(config, process))
 
 
-def _require_fitting_sampler(config: Config, num_classes: int, image_size: int) -> None:
-    """Refuse settings of the sampler that do not fit the data."""
+def _require_fitting_sampler(
+    config: Config, first_alpha: float, num_classes: int, image_size: int
+) -> None:
+    """Refuse settings of the sampler that do not fit the data, or the level it starts from."""
     sampler = config.sampler
     if sampler.start not in ("noise", "signal_leak"):
         raise UsageError(
             f"sampler.start {sampler.start!r} is unknown: choose noise or signal_leak."
+        )
+    if sampler.start == "signal_leak" and first_alpha == 0:
+        raise UsageError(
+            "sampler.start=signal_leak does nothing where sampling starts at zero SNR, at which no "
+            "signal leaks: set it to noise."
         )
     if not 0 <= sampler.leak_frequencies <= image_size:
         raise UsageError(
@@ -258,7 +272,8 @@ def build_guidance(config: Config, process: DiffusionProcess) -> Guidance:
 def _guidance_interval(interval: tuple[int, ...], num_steps: int) -> tuple[int, int] | None:
     if not interval:
         return None
-    if len(interval) != 2 or not 1 <= interval[0] <= interval[1] <= num_steps:
+    integers = all(isinstance(level, int) for level in interval)
+    if not integers or len(interval) != 2 or not 1 <= interval[0] <= interval[1] <= num_steps:
         raise UsageError(
             f"sampler.guidance_interval must be (lowest, highest) within 1..{num_steps}, and it is "
             f"{interval}."

@@ -6,6 +6,7 @@ belong to one of them (a schedule's name, a sampler's eta) there.
 """
 
 import json
+import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -80,7 +81,7 @@ def default_config() -> Config:
     config.sampler = ConfigDict()
     # ddim | ddpm | euler | euler_ancestral | heun | dpmpp_2m | dpmpp_2m_sde
     config.sampler.name = "ddim"
-    # 0: deterministic .. 1: all noise fresh. Unset: 0 of ddim, 1 of euler_ancestral; no others' own
+    # 0: no fresh noise .. 1: all fresh. Unset: 0 of ddim, 1 of euler_ancestral; others have none
     config.sampler.eta = config_dict.placeholder(float)
     # fix 3: leading | linspace | trailing, and beyond the paper karras | uniform_logsnr
     config.sampler.spacing = "trailing"
@@ -161,6 +162,9 @@ def validate(config: Config) -> None:
     Raises: UsageError, one sentence for the first of them.
     """
     values = flatten(config.to_dict())
+    for name, value in values.items():
+        if isinstance(value, float) and not math.isfinite(value):
+            raise UsageError(f"{name} must be a finite number, and it is {value}.")
     for name in _AT_LEAST_1:
         if values[name] < 1:
             raise UsageError(f"{name} must be at least 1, and it is {values[name]}.")
@@ -173,6 +177,11 @@ def validate(config: Config) -> None:
     for name in _BELOW_1:
         if not 0 <= values[name] < 1:
             raise UsageError(f"{name} must be in [0, 1), and it is {values[name]}.")
+    if not -1 < config.sampler.projected.momentum <= 0:
+        raise UsageError(
+            "sampler.projected.momentum must be above -1 and at most 0, and it is "
+            f"{config.sampler.projected.momentum}."
+        )
     if not 0 <= config.seed < 2**32:
         raise UsageError(f"seed must be from 0 to 2^32 - 1, and it is {config.seed}.")
     if not config.model.channels or min(config.model.channels) < 1:
@@ -194,8 +203,11 @@ _AT_LEAST_1 = (
 _AT_LEAST_0 = (
     "train.sample_every", "dataset.image_size", "optimizer.clip_norm", "optimizer.weight_decay",
     "optimizer.learning_rate", "loss.offset_noise",
+    "sampler.projected.norm_threshold",
 )  # fmt: skip
-_SHARES = ("loss.label_dropout", "sampler.guidance_rescale", "ema.decay")
+_SHARES = (
+    "loss.label_dropout", "sampler.guidance_rescale", "sampler.projected.eta", "ema.decay",
+)  # fmt: skip
 _BELOW_1 = ("model.dropout", "optimizer.b1", "optimizer.b2")
 
 

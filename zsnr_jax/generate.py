@@ -49,7 +49,7 @@ class Generator:
     ):
         """network: (params, x_t, timestep, label) -> output; devices may round batch_size up.
 
-        leak: of the data, for a start that is not pure noise.
+        leak: arrays [number of labels, ...], of the data of each, for a start that is not noise.
         """
         self._network = network
         self._process = process
@@ -78,15 +78,20 @@ class Generator:
         batches = [draw(shared, (padded[i : i + size], index[i : i + size])) for i in starts]
         return np.concatenate(batches)[:n]
 
-    def start(self, index: Any) -> jax.Array:
-        """What samples number `index`, int32 [n], start from: float32 [n, H, W, C]."""
+    def start(self, labels: Any, index: Any) -> jax.Array:
+        """What samples of `labels`, number `index`, int32 [n], start from: float32 [n, H, W, C]."""
         noise = randomness.row_normal(self._key(Purpose.START), 0, index, self._image_shape)
         if self._leak is None:
             return noise
         leak_noise = randomness.row_normal(self._key(Purpose.LEAK), 0, index, self._image_shape)
         first = self._sampling.coefficients.level[0]
         alpha, sigma = (side[first] for side in self._process.noise_schedule)
-        return signal_leak.start(self._leak, noise, leak_noise, alpha, sigma)
+        leaks = jax.tree.map(lambda of_labels: jnp.asarray(of_labels)[labels], self._leak)
+
+        def one(leak: SignalLeak, noise: jax.Array, leak_noise: jax.Array) -> jax.Array:
+            return signal_leak.start(leak, noise[None], leak_noise[None], alpha, sigma)[0]
+
+        return jax.vmap(one)(leaks, noise, leak_noise)
 
     def _draw_plain(self, shared: Any, rows: Any) -> jax.Array:
         (params, coefficients), (labels, index) = shared, rows
@@ -95,7 +100,7 @@ class Generator:
             self._process.noise_schedule,
             self._process.prediction,
         )
-        return self._integrate(denoise, coefficients, index)
+        return self._integrate(denoise, coefficients, labels, index)
 
     def _draw_guided(self, shared: Any, rows: Any) -> jax.Array:
         (params, coefficients), (labels, index) = shared, rows
@@ -104,12 +109,13 @@ class Generator:
             labels,
             jnp.full_like(labels, self._negative_label),
         )
-        return self._integrate(denoise, coefficients, index)
+        return self._integrate(denoise, coefficients, labels, index)
 
-    def _integrate(self, denoise: Any, coefficients: Any, index: Any) -> jax.Array:
-        sampler, key = self._sampling.sampler, self._key(Purpose.SAMPLE)
-        key = samplers.needed_key(sampler, self._sampling.coefficients, key)
-        return samplers.integrate(sampler, denoise, self.start(index), coefficients, key, index)
+    def _integrate(self, denoise: Any, coefficients: Any, labels: Any, index: Any) -> jax.Array:
+        sampler = self._sampling.sampler
+        key = self._key(Purpose.SAMPLE) if sampler.stochastic else None
+        x_T = self.start(labels, index)
+        return samplers.integrate(sampler, denoise, x_T, coefficients, key, index)
 
 
 def spread_labels(labels: np.ndarray, num_samples: int) -> np.ndarray:

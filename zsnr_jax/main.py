@@ -75,5 +75,6 @@ if __name__ == "__main__":
     try:
         app.run(main, flags_parser=parse_flags)
     except UsageError as error:
+        sys.stdout.flush()
         print(f"error: {error}", file=sys.stderr, flush=True)
         os._exit(1)  # reads that Orbax gave up on would have their threads complain after this

@@ -11,6 +11,7 @@ Eq. 11, and this file, have v_T = -x0.
 Source: arXiv 2305.08891, section 3.2, Eqs. 11, 17, 19; Salimans and Ho (arXiv 2202.00512).
 """
 
+import dataclasses
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -25,6 +26,18 @@ PREDICTIONS = ("v", "x0", "eps")
 
 Network = Callable[[jax.Array, jax.Array], jax.Array]  # (x_t [B, ...], timestep [B]) -> like x_t
 Denoise = Callable[[jax.Array, jax.Array], tuple[jax.Array, jax.Array]]  # (x_t, level) -> x0, eps
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class NetworkDenoise:
+    """A `Denoise` made of a network, which knows the schedule that it was made for."""
+
+    schedule: NoiseSchedule
+    apply: Denoise
+
+    def __call__(self, x_t: jax.Array, level: jax.Array) -> tuple[jax.Array, jax.Array]:
+        """x0_hat and eps_hat at a level."""
+        return self.apply(x_t, level)
 
 
 class StatefulDenoise(NamedTuple):
@@ -94,7 +107,7 @@ def to_x0_eps(
     return (x_t - sigma * output) / alpha, output
 
 
-def make_denoise(network: Network, schedule: NoiseSchedule, prediction: str) -> Denoise:
+def make_denoise(network: Network, schedule: NoiseSchedule, prediction: str) -> NetworkDenoise:
     """Wrap a network as denoise(x_t, level) -> (x0_hat, eps_hat), in float32.
 
     Here alone a level (1..T) becomes the timestep that networks are told (level - 1, 0..T-1). The
@@ -120,7 +133,7 @@ def make_denoise(network: Network, schedule: NoiseSchedule, prediction: str) -> 
         x_t, output = x_t.astype(jnp.float32), output.astype(jnp.float32)
         return to_x0_eps(output, x_t, alphas[level], sigmas[level], prediction)
 
-    return denoise
+    return NetworkDenoise(schedule, denoise)
 
 
 EPS_AT_ZERO_SNR = (

@@ -117,12 +117,11 @@ def ideal_samples(run: Run, labels: np.ndarray) -> dict[str, np.ndarray]:
         randomness.purpose_key(run.seed, purpose) for purpose in (Purpose.START, Purpose.SAMPLE)
     )
     noise = randomness.row_normal(start_key, 0, index, run.image_shape)
+    x_T = run.generator.start(labels, index)
     recipes = {
-        "ideal_this": (
-            process.noise_schedule, path.level, run.generator.start(index), path.level_next[-1],
-        ),
+        "ideal_this": (process.noise_schedule, path.level, x_T, path.level_next[-1]),
         "ideal_flawed": (*_flawed_recipe(process, len(path.level)), noise, 1),
-    }  # fmt: skip
+    }
     return {
         name: ideal.ideal_samples(
             images, image_labels, schedule, levels, labels, x_T, sampler, key, final_level

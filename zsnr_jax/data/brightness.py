@@ -27,8 +27,8 @@ has a spread that is wide and known in closed form. Over n images, before roundi
 
 The best any network could do: the standard deviation of mean brightness, over the data's, when
 the closed-form denoiser of the 4096 training images is sampled by DDIM at S = 50, by label, without
-guidance. Fixed is Stable Diffusion's schedule rescaled, trailing; flawed is the original, leading, as
-Stable Diffusion was sampled. With 95 % bootstrap intervals over 1536 samples, by `python -m
+guidance. Fixed is Stable Diffusion's schedule rescaled, trailing; flawed is the original, leading,
+as Stable Diffusion was sampled. With 95 % bootstrap intervals over 1536 samples, by `python -m
 experiments.ideal_brightness`:
 
     size   fixed                  flawed

@@ -11,7 +11,6 @@ from zsnr_jax.samplers.base import (
     Sampler,
     coefficients,
     integrate,
-    needed_key,
     sample,
     trajectory,
 )
@@ -35,7 +34,6 @@ __all__ = [
     "heun",
     "integrate",
     "make_sampler",
-    "needed_key",
     "sample",
     "trajectory",
     "watch",

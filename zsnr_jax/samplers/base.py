@@ -22,7 +22,7 @@ import numpy as np
 
 from zsnr_jax import randomness
 from zsnr_jax.errors import UsageError
-from zsnr_jax.predictions import Denoise, StatefulDenoise
+from zsnr_jax.predictions import Denoise, NetworkDenoise, StatefulDenoise
 from zsnr_jax.schedules import NoiseSchedule
 
 Array = Any  # NumPy's where it is made, JAX's where it is traced
@@ -68,6 +68,7 @@ class Sampler(NamedTuple):
     step: Callable[[Estimate, Any, Coefficients, Denoise], tuple[jax.Array, Any]]
     # x_T -> what the first step finds in memory
     init: Callable[[jax.Array], Any] = lambda x_T: ()
+    stochastic: bool = False  # whether it needs a key, for more than one step
 
 
 def coefficients(
@@ -79,7 +80,8 @@ def coefficients(
       sampler: the update rule.
       schedule: concrete arrays, T + 1 levels.
       timesteps: int [S], strictly decreasing levels within final_level + 1..T. A list that starts
-        below T serves image-to-image.
+        below T serves image-to-image. Make it for this schedule: `make_timesteps(schedule=...)`
+        checks that.
       final_level: the level the sample ends at; 0 is clean data.
     Returns: a pytree of NumPy arrays [S]; equal S means equal shapes, hence one compilation.
     Raises: UsageError for levels that do not decrease or leave the range.
@@ -87,11 +89,14 @@ def coefficients(
     levels, T = np.asarray(timesteps), schedule.num_steps
     if levels.ndim != 1 or levels.size == 0 or not np.issubdtype(levels.dtype, np.integer):
         raise UsageError("timesteps must be one non-empty row of integer levels.")
+    if not isinstance(final_level, int | np.integer) or final_level < 0:
+        raise UsageError(f"final_level must be an integer from 0 up, and it is {final_level!r}.")
     levels = np.append(levels, final_level)
-    if not (np.all(np.diff(levels) < 0) and final_level >= 0 and levels[0] <= T):
+    if not (np.all(np.diff(levels) < 0) and levels[0] <= T):
         raise UsageError(
             f"timesteps must decrease strictly from at most T = {T} to above final_level = "
-            f"{final_level}, and they are {_shortened(levels[:-1])}."
+            f"{final_level}, and they are {_shortened(levels[:-1])}: change them or "
+            "final_level."
         )
     alpha, sigma = (np.asarray(x, np.float64)[levels] for x in schedule)
     path = Path(alpha[:-1], sigma[:-1], alpha[1:], sigma[1:])
@@ -116,12 +121,13 @@ def integrate(
       denoise: (x_t [B, ...], level, int32 scalar) -> (x0_hat, eps_hat), like x_t.
       x_T: [B, ...], the start: standard normal noise where the path starts at T.
       coefficients: of S steps; may be traced.
-      key: for the fresh noise of a stochastic sampler; without it none is added.
+      key: for the fresh noise of a stochastic sampler.
       index: int32 [B], each row's place in the whole batch; default 0..B-1.
     Returns: float32 [B, ...], the sample at the path's final level.
-    Raises: UsageError where denoise returns something else, before anything is compiled.
+    Raises: UsageError where denoise returns something else, or a key is missing, before anything is
+      compiled.
     """
-    return trajectory(sampler, denoise, x_T, coefficients, key, index)[0]
+    return _run(sampler, denoise, x_T, coefficients, key, index, keep=False)[0]
 
 
 def trajectory(
@@ -134,15 +140,29 @@ def trajectory(
 ) -> tuple[jax.Array, jax.Array]:
     """Run a sampler, and keep what the network took the picture for on the way.
 
-    The only scan over time. Compiled, a trajectory that nobody reads costs nothing.
-
     Returns: the sample as by `integrate`, and x0_hat at every listed level, float32 [S, B, ...].
     """
+    return _run(sampler, denoise, x_T, coefficients, key, index, keep=True)
+
+
+def _run(
+    sampler: Sampler,
+    denoise: Denoise | StatefulDenoise,
+    x_T: jax.Array,
+    coefficients: Coefficients,
+    key: jax.Array | None,
+    index: jax.Array | None,
+    keep: bool,
+) -> tuple[jax.Array, Any]:
+    """The only scan over time. Returns: the sample, and all x0_hat where they are kept."""
+    num_steps = coefficients.level.shape[0]
+    if sampler.stochastic and key is None and num_steps > 1:
+        raise UsageError(f"{sampler.name} adds noise and needs a key: pass key=.")
     x_T = x_T.astype(jnp.float32)
     index = jnp.arange(x_T.shape[0]) if index is None else index
     start, estimate = _checked(denoise)
 
-    def body(carry: Any, c: Coefficients) -> tuple[Any, jax.Array]:
+    def body(carry: Any, c: Coefficients) -> tuple[Any, Any]:
         x, memory, seen = carry
         now, seen_next = estimate(x, c.level, seen)
         # A second look within a step knows what the first knew, and leaves no trace.
@@ -150,7 +170,7 @@ def trajectory(
         x, memory = sampler.step(now, memory, c, look)
         if key is not None:
             x += c.noise * randomness.row_normal(key, c.level, index, x.shape[1:])
-        return (x, memory, seen_next), now[0]
+        return (x, memory, seen_next), now[0] if keep else None
 
     all_but_last = jax.tree.map(lambda c: c[:-1], coefficients)
     last = jax.tree.map(lambda c: c[-1], coefficients)
@@ -158,22 +178,17 @@ def trajectory(
     (x, _, seen), estimates = jax.lax.scan(body, carry, all_but_last)
     (x0_hat, eps_hat), _ = estimate(x, last.level, seen)
     x_0 = last.alpha_next * x0_hat + last.sigma_next * eps_hat
-    return x_0, jnp.concatenate([estimates, x0_hat[None]])
+    return x_0, jnp.concatenate([estimates, x0_hat[None]]) if keep else None
 
 
 def _checked(denoise: Denoise | StatefulDenoise) -> StatefulDenoise:
     """A denoise with memory, be it an empty one, that returns what it should, in float32."""
-    if not isinstance(denoise, StatefulDenoise):
-        stateless = denoise
-        denoise = StatefulDenoise(
-            lambda x_T: (), lambda x, level, seen: (stateless(x, level), seen)
-        )
-    start, estimate = denoise
+    start, estimate = StatefulDenoise.of(denoise)
 
     def checked(x: jax.Array, level: jax.Array, seen: Any) -> tuple[Estimate, Any]:
         pair, seen = estimate(x, level, seen)
         shapes = [jnp.shape(leaf) for leaf in jax.tree.leaves(pair)]
-        if shapes != [x.shape, x.shape]:
+        if not isinstance(pair, tuple) or shapes != [x.shape, x.shape]:
             raise UsageError(
                 f"denoise must return the pair (x0_hat, eps_hat), each of the shape {x.shape} of "
                 f"x_t, and it returned {shapes}."
@@ -196,25 +211,23 @@ def sample(
 ) -> jax.Array:
     """Draw samples: `coefficients`, then `integrate`, whose arguments these are.
 
-    Raises: UsageError where the sampler adds noise and there is no key.
+    To draw again and again, jit `integrate`: this traces the network at every call.
+
+    Raises: UsageError where denoise was made for another schedule, too.
     """
+    if isinstance(denoise, NetworkDenoise) and not _equal(denoise.schedule, schedule):
+        raise UsageError(
+            f"denoise was made for another schedule (T = {denoise.schedule.num_steps}) than the "
+            f"sampler's (T = {schedule.num_steps}): pass the same to both."
+        )
     path = coefficients(sampler, schedule, timesteps, final_level)
-    key = needed_key(sampler, path, key)
+    if not sampler.stochastic:
+        key = None
     return integrate(sampler, denoise, x_T, path, key, index)
 
 
-def needed_key(
-    sampler: Sampler, coefficients: Coefficients, key: jax.Array | None
-) -> jax.Array | None:
-    """The key, where these concrete coefficients add noise; None where they add none.
-
-    Raises: UsageError where it is needed and missing.
-    """
-    if not np.any(np.asarray(coefficients.noise)):
-        return None
-    if key is None:
-        raise UsageError(f"{sampler.name} adds noise here and needs a key: pass key=.")
-    return key
+def _equal(one: NoiseSchedule, other: NoiseSchedule) -> bool:
+    return one is other or all(map(np.array_equal, one, other))
 
 
 def _shortened(levels: np.ndarray) -> str:

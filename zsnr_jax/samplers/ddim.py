@@ -1,5 +1,7 @@
 """DDIM with any eta, from the deterministic ODE step to ancestral sampling, under all its names."""
 
+import functools
+
 import jax
 import numpy as np
 
@@ -62,6 +64,7 @@ def euler_ancestral(eta: float = 1.0) -> Sampler:
     return _named(f"euler_ancestral(eta={eta:g})", eta)
 
 
+@functools.cache  # so that equal samplers are one to `jit`
 def _named(name: str, eta: float) -> Sampler:
     if not 0 <= eta <= 1:
         raise UsageError(f"eta must be in [0, 1], and it is {eta}.")
@@ -72,7 +75,7 @@ def _named(name: str, eta: float) -> Sampler:
         fresh = eta * path.sigma_next * np.sqrt(1 - r**2)
         return fresh, kept
 
-    return Sampler(name, rule, _step)
+    return Sampler(name, rule, _step, stochastic=eta > 0)
 
 
 def _step(

@@ -1,5 +1,6 @@
 """DPM-Solver++(2M), deterministic and stochastic: one network call a step, second order."""
 
+import functools
 from typing import NamedTuple
 
 import jax
@@ -22,7 +23,7 @@ def dpmpp_2m() -> Sampler:
     At SNR = 0, r is 0: x_s = alpha_s x0_hat + sigma_s x_T.
     Source: Lu et al., arXiv 2211.01095, Algorithm 2 (the mid-point form of 2M).
     """
-    return Sampler("dpmpp_2m", lambda path: _rule(path, stochastic=False), _step, jnp.zeros_like)
+    return _multistep("dpmpp_2m", stochastic=False)
 
 
 def dpmpp_2m_sde() -> Sampler:
@@ -33,9 +34,15 @@ def dpmpp_2m_sde() -> Sampler:
     with D, h and r as in `dpmpp_2m`. Weak order 2; without the extrapolation it is DDPM's step.
 
     At SNR = 0, r is 0: x_s = alpha_s x0_hat + sigma_s z.
-    Source: Lu et al., arXiv 2211.01095, section 4.3 (SDE-DPM-Solver++(2M)).
+    Source: Lu et al., arXiv 2211.01095, where it is named SDE-DPM-Solver++(2M).
     """
-    return Sampler("dpmpp_2m_sde", lambda path: _rule(path, stochastic=True), _step, jnp.zeros_like)
+    return _multistep("dpmpp_2m_sde", stochastic=True)
+
+
+@functools.cache  # so that equal samplers are one to `jit`
+def _multistep(name: str, stochastic: bool) -> Sampler:
+    rule = functools.partial(_rule, stochastic=stochastic)
+    return Sampler(name, rule, _step, jnp.zeros_like, stochastic)
 
 
 class _Rule(NamedTuple):

@@ -1,11 +1,12 @@
 """Heun's second-order method, in the one variable in which it is regular at SNR = 0."""
 
+from typing import NamedTuple
+
 import jax
 import numpy as np
 
 from zsnr_jax.predictions import Denoise
-from zsnr_jax.samplers import base
-from zsnr_jax.samplers.base import Coefficients, Estimate, Sampler
+from zsnr_jax.samplers.base import Array, Coefficients, Estimate, Path, Sampler
 
 
 def heun() -> Sampler:
@@ -24,8 +25,12 @@ def heun() -> Sampler:
     return Sampler("heun", _rule, _step)
 
 
-def _rule(path: base.Path) -> tuple[np.ndarray, np.ndarray]:
-    return np.zeros_like(path.alpha), path.alpha_next * (1 - path.ratio) / 2
+class _Rule(NamedTuple):
+    correction: Array  # of x0_hat(y, s) - x0_hat
+
+
+def _rule(path: Path) -> tuple[np.ndarray, _Rule]:
+    return np.zeros_like(path.alpha), _Rule(path.alpha_next * (1 - path.ratio) / 2)
 
 
 def _step(
@@ -34,4 +39,4 @@ def _step(
     x0_hat, eps_hat = estimate
     y = c.alpha_next * x0_hat + c.sigma_next * eps_hat
     x0_hat_next, _ = denoise(y, c.level_next)
-    return y + c.rule * (x0_hat_next - x0_hat), memory
+    return y + c.rule.correction * (x0_hat_next - x0_hat), memory
