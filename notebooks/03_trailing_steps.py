@@ -253,8 +253,8 @@ for spacing in ("trailing", "uniform_logsnr"):
 # %% [markdown]
 # With trailing steps `dpmpp_2m` keeps about what the first step leaves, so that at few steps it is
 # hardly better than DDIM. Even in log SNR, ten steps are enough for it. (A little more than all of
-# the spread is its own error, of second order.) DDIM gains less: with it, the error is everywhere.
-# Finer structure has modes of smaller spread, and keeps its part too:
+# the spread is its own error, of second order.) DDIM errs at every step, and gains less.
+# Finer structure has modes of smaller spread: there `dpmpp_2m` is as good, and DDIM may lose:
 
 # %%
 stds = (std, 1.0, 0.3)
