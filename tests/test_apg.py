@@ -116,3 +116,17 @@ def test_values_and_gradients_from_zero_snr_are_finite(name):
     value, gradients = total(start(), 7.5)
     assert np.isfinite(value) and gradients[1] != 0
     assert all(np.all(np.isfinite(g)) for g in gradients)
+
+
+def test_its_memory_is_sharded_as_the_samples_are():
+    rows = jax.sharding.PartitionSpec("rows")
+    c = samplers.coefficients(samplers.ddim(), MENDED, make_timesteps("trailing", 1000, 3))
+
+    def draw(x_T, condition):
+        args = (network, MENDED, "v", condition, jnp.zeros_like(condition), 7.5)
+        return samplers.integrate(samplers.ddim(), make_apg_denoise(*args), x_T, c)
+
+    mesh = jax.make_mesh((1,), ("rows",))
+    sharded = jax.jit(jax.shard_map(draw, mesh=mesh, in_specs=rows, out_specs=rows))
+    expected = jax.jit(draw)(start(), CONDITION)
+    np.testing.assert_allclose(sharded(start(), CONDITION), expected, rtol=1e-5, atol=1e-5)

@@ -85,9 +85,7 @@ def default_config() -> Config:
     config.sampler.eta = config_dict.placeholder(float)
     # fix 3: leading | linspace | trailing, and beyond the paper karras | uniform_logsnr
     config.sampler.spacing = "trailing"
-    config.sampler.steps_offset = (
-        0  # levels by which leading steps are moved; Stable Diffusion's: 1
-    )
+    config.sampler.steps_offset = 0  # added to leading levels; Stable Diffusion's is 1
     config.sampler.num_steps = 50  # S, 1..T
     config.sampler.final_level = 0  # 0: end at clean data; 1: as set_alpha_to_one=False elsewhere
     config.sampler.start = "noise"  # noise | signal_leak (a baseline for flawed recipes)

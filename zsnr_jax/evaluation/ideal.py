@@ -90,7 +90,7 @@ def ideal_samples(
     if missing := sorted(set(sample_labels.tolist()) - set(labels.tolist())):
         raise UsageError(f"labels {missing} are to be sampled, and the data has no images of them.")
     path = samplers.coefficients(sampler, schedule, timesteps, final_level)
-    key = key if sampler.stochastic else None  # drawing noise to multiply by 0 takes time
+    key = key if sampler.stochastic else None  # drawing noise only to multiply it by 0 takes time
     wanted, counts = np.unique(sample_labels, return_counts=True)
     batch = min(int(counts.max(initial=0)), _MAX_BATCH)
     size = max((int(np.sum(labels == label)) for label in wanted), default=0)

@@ -217,17 +217,21 @@ def sample(
     """
     if isinstance(denoise, NetworkDenoise) and not _equal(denoise.schedule, schedule):
         raise UsageError(
-            f"denoise was made for another schedule (T = {denoise.schedule.num_steps}) than the "
-            f"sampler's (T = {schedule.num_steps}): pass the same to both."
+            f"denoise was made for another schedule ({_told(denoise.schedule)}) than the sampler's "
+            f"({_told(schedule)}): pass the same to both."
         )
     path = coefficients(sampler, schedule, timesteps, final_level)
     if not sampler.stochastic:
-        key = None
+        key = None  # drawing noise only to multiply it by 0 takes time
     return integrate(sampler, denoise, x_T, path, key, index)
 
 
 def _equal(one: NoiseSchedule, other: NoiseSchedule) -> bool:
     return one is other or all(map(np.array_equal, one, other))
+
+
+def _told(schedule: NoiseSchedule) -> str:
+    return f"T = {schedule.num_steps}, alpha(T) = {schedule.alpha[-1]:.3g}"
 
 
 def _shortened(levels: np.ndarray) -> str:
