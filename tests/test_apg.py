@@ -126,7 +126,7 @@ def test_its_memory_is_sharded_as_the_samples_are():
         args = (network, MENDED, "v", condition, jnp.zeros_like(condition), 7.5)
         return samplers.integrate(samplers.ddim(), make_apg_denoise(*args), x_T, c)
 
-    mesh = jax.make_mesh((1,), ("rows",))
+    mesh = jax.make_mesh((1,), ("rows",), axis_types=(jax.sharding.AxisType.Auto,))
     sharded = jax.jit(jax.shard_map(draw, mesh=mesh, in_specs=rows, out_specs=rows))
     expected = jax.jit(draw)(start(), CONDITION)
     np.testing.assert_allclose(sharded(start(), CONDITION), expected, rtol=1e-5, atol=1e-5)
