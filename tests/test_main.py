@@ -99,6 +99,14 @@ def test_samples_can_be_drawn_in_another_way_and_on_other_devices(
     assert again.shape == (5, 16, 16, 3)
 
 
+def test_a_warning_is_one_sentence_too(tmp_path: Path) -> None:
+    done = run(SMOKE, f"--workdir={tmp_path}", "--mode=sample",
+               "--config.loss.weight=min_snr_zero_at_terminal")  # fmt: skip
+    first, last = done.stderr.strip().splitlines()
+    assert first.startswith("warning: min_snr_zero_at_terminal is 0 at t = T")
+    assert last.startswith("error: ")
+
+
 def _sentence(done: subprocess.CompletedProcess[str]) -> str:
     """The one sentence a user sees; no traceback, and a non-zero exit."""
     assert done.returncode not in (0, None)

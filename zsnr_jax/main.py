@@ -12,6 +12,7 @@ import os
 import re
 import shlex
 import sys
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -47,7 +48,7 @@ def main(argv: Sequence[str]) -> None:
     from zsnr_jax import modes
 
     logging.set_verbosity(logging.ERROR)  # Orbax tells of every file, and warns of its defaults
-
+    warnings.formatwarning = lambda message, *_: f"warning: {message}\n"
     command = shlex.join(["python", "-m", "zsnr_jax.main", *sys.argv[1:]])
     run_mode = {"train": modes.train, "eval": modes.evaluate, "sample": modes.sample}[_MODE.value]
     run_mode(_CONFIG.value, Path(str(_WORKDIR.value)), command)
@@ -57,7 +58,8 @@ def _sentence(error: Exception) -> str:
     """What went wrong with a flag, on one line, whoever noticed it."""
     text = str(error)
     if isinstance(error, OSError):
-        return f"{_config_file()} cannot be read: --config names a file as configs/brightness.py"
+        file = getattr(flags.FLAGS["config"], "config_filename", "the config")
+        return f"{file} cannot be read: --config names a file as configs/brightness.py"
     words = re.findall(r"['\"\\]+(\w+)\\*['\"]", text)
     if isinstance(error, AttributeError | KeyError) and words:
         key, *hint = words
@@ -65,10 +67,6 @@ def _sentence(error: Exception) -> str:
     if "Traceback" in text:  # raised by the config file itself: its last line says what and why
         text = text.strip().splitlines()[-1].removeprefix("zsnr_jax.errors.UsageError: ")
     return " ".join(text.split())
-
-
-def _config_file() -> str:
-    return getattr(flags.FLAGS["config"], "config_filename", "the config")
 
 
 if __name__ == "__main__":
