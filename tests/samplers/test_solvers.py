@@ -44,9 +44,9 @@ def compiled(name, schedule_is_mended, denoise):
     return jax.jit(lambda x_T, c, key=None: samplers.integrate(SOLVERS[name], bound, x_T, c, key))
 
 
-def draw(name, schedule, levels, x_T, denoise, key=None):
+def draw(name, schedule, levels, x_T, denoise, key=None, final_level=0):
     """Samples by the exact denoiser, given as a v-prediction."""
-    c = samplers.coefficients(SOLVERS[name], schedule, levels)
+    c = samplers.coefficients(SOLVERS[name], schedule, levels, final_level)
     return np.float64(compiled(name, schedule is MENDED, denoise)(x_T, c, key))
 
 
@@ -189,6 +189,45 @@ def test_a_flaw_in_schedule_or_steps_loses_the_mean(schedule, spacing, S, mean):
     levels = make_timesteps(spacing, 1000, S)
     x = draw("ddim", schedule, levels, jnp.array([[-1.0, 1.0]]), gaussian_denoise)
     assert np.mean(x) == pytest.approx(mean, abs=1e-4)
+
+
+# Any list of levels, and any prediction.
+
+
+@pytest.mark.parametrize("name", [name for name in SOLVERS if name not in STOCHASTIC])
+@pytest.mark.parametrize(
+    "levels, final_level", [([600, 333, 47], 12), ([999, 998, 2], 0), ([3], 2)]
+)
+def test_a_list_that_starts_below_T_has_the_law_of_its_own_levels(name, levels, final_level):
+    path = [*levels, final_level]
+    law = gaussian.law(SOLVERS[name], MENDED.alpha[path], MENDED.sigma[path], (0.4, 0.7))
+    x = draw(name, MENDED, np.array(levels), jnp.array([[-0.3, 1.1]]), gaussian_denoise,
+             final_level=final_level)  # fmt: skip
+    assert (np.mean(x), np.std(x)) == pytest.approx(law, rel=1e-4)
+
+
+@every_solver
+@pytest.mark.parametrize("schedule", [MENDED, FLAWED], ids=["mended", "flawed"])
+def test_one_denoiser_gives_one_sample_whatever_the_network_predicts(name, schedule):
+    alphas, sigmas = jnp.asarray(schedule.alpha), jnp.asarray(schedule.sigma)
+    c = samplers.coefficients(SOLVERS[name], schedule, make_timesteps("trailing", 1000, 5))
+    predictions = ("v", "x0") if schedule is MENDED else ("v", "x0", "eps")
+
+    @jax.jit
+    def draw_all(x_T):
+        def network(prediction, x_t, timestep):
+            alpha, sigma = alphas[timestep[0] + 1], sigmas[timestep[0] + 1]
+            x0_hat = two_point_denoise(x_t, alpha, sigma)
+            eps_hat = (x_t - alpha * x0_hat) / sigma
+            return {"v": alpha * eps_hat - sigma * x0_hat, "x0": x0_hat, "eps": eps_hat}[prediction]
+
+        networks = [functools.partial(network, prediction) for prediction in predictions]
+        denoises = [make_denoise(n, schedule, p) for n, p in zip(networks, predictions)]
+        return [samplers.integrate(SOLVERS[name], d, x_T, c, KEY) for d in denoises]
+
+    first, *others = draw_all(jnp.linspace(-2, 2, 8).reshape(2, 4))
+    for other in others:
+        np.testing.assert_allclose(other, first, rtol=1e-3, atol=1e-4)
 
 
 # A mixture: not affine, so that no Gaussian algebra helps.
