@@ -222,9 +222,9 @@ def to_svg(figure: Figure) -> bytes:
     return buffer.getvalue()
 
 
-def save_figure(path: str | os.PathLike[str], figure: Figure, dark: bool = False) -> None:
-    """Write the figure as PNG on a plain ground, at twice the size of its points."""
-    figure.savefig(path, format="png", dpi=144, facecolor="#15181c" if dark else "white")
+def save_figure(path: str | os.PathLike[str], figure: Figure) -> None:
+    """Write the figure as PNG on white, at twice the size of its points."""
+    figure.savefig(path, format="png", dpi=144, facecolor="white")
 
 
 def _figure(theme: Theme, title: str, height: float = 3.0) -> tuple[Figure, Axes]:

@@ -1,0 +1,88 @@
+"""What an experiment is made of, and what it leaves: numbers beside the paper's, and a figure.
+
+An experiment's module holds one `EXPERIMENT`, and is run as
+
+  python -m experiments.NAME [--smoke] [--out=FOLDER]
+
+It measures, writes NAME.json and NAME.png into experiments/results (or FOLDER), prints its table,
+and only then asserts the direction of the claim, so that a surprise is on record too. `--smoke`
+measures less, to see that everything runs; its numbers mean nothing, and are not asserted.
+"""
+
+import argparse
+import json
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from matplotlib.figure import Figure
+
+from zsnr_jax import files, parallel, plotting
+
+RESULTS = Path(__file__).parent / "results"
+
+
+class Experiment(NamedTuple):
+    """A claim of the paper, and what is done about it."""
+
+    name: str  # of its module
+    place: str  # in the paper: "Section 5.1, Figure 4"
+    claim: str  # one sentence
+    # smoke -> "rows", as `row` makes them, and whatever the figure needs, as JSON can hold it
+    measure: Callable[[bool], dict[str, Any]]
+    draw: Callable[[dict[str, Any]], Figure]
+    check: Callable[[dict[str, Any]], None]  # AssertionError where the claim does not hold
+
+
+def row(what: str, paper: Any = None, predicted: Any = None, ours: Any = None) -> dict[str, Any]:
+    """A line of an experiment's table: numbers, lists or words; None where there is none.
+
+    Args: paper: what the paper prints; predicted: by a closed form; ours: measured.
+    """
+    return {"what": what, "paper": paper, "predicted": predicted, "ours": ours}
+
+
+def run(experiment: Experiment, arguments: Sequence[str] | None = None) -> None:
+    """Measure, write, draw, print, assert."""
+    parser = argparse.ArgumentParser(description=experiment.claim)
+    parser.add_argument("--smoke", action="store_true", help="measure less, and assert nothing")
+    parser.add_argument("--out", type=Path, default=RESULTS, help="folder of the results")
+    options = parser.parse_args(arguments)
+    if options.smoke and options.out == RESULTS:
+        parser.error("--smoke would overwrite the results on record: give it a folder by --out=")
+    start = time.perf_counter()
+    results = experiment.measure(options.smoke)
+    record = {
+        "name": experiment.name,
+        "place": experiment.place,
+        "claim": experiment.claim,
+        "command": f"python -m experiments.{experiment.name}" + " --smoke" * options.smoke,
+        "hardware": parallel.describe(),
+        "seconds": round(time.perf_counter() - start, 1),
+        **results,
+    }
+    options.out.mkdir(parents=True, exist_ok=True)
+    files.write_text(options.out / f"{experiment.name}.json", json.dumps(record, indent=1) + "\n")
+    plotting.save_figure(options.out / f"{experiment.name}.png", experiment.draw(record))
+    print(table(record["rows"]))
+    if not options.smoke:
+        experiment.check(record)
+
+
+def table(rows: Sequence[dict[str, Any]]) -> str:
+    """Rows as text, in columns."""
+    columns = ("what", "paper", "predicted", "ours")
+    cells = [columns, *([_cell(line[column]) for column in columns] for line in rows)]
+    widths = [max(len(line[i]) for line in cells) for i in range(len(columns))]
+    return "\n".join(
+        "  ".join(cell.ljust(width) for cell, width in zip(line, widths)).rstrip() for line in cells
+    )
+
+
+def _cell(value: Any) -> str:
+    if value is None:
+        return "-"
+    if isinstance(value, list):
+        return " ".join(_cell(part) for part in value)
+    return f"{value:.7g}" if isinstance(value, float) else str(value)
