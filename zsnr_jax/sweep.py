@@ -1,0 +1,262 @@
+"""Run a recipe under many settings, and set the results beside each other.
+
+  python -m zsnr_jax.sweep --config=configs/FILE.py[:variant] --sweep=FILE.py --workdir=DIR
+  ... --launch=print   one command for each run, for any cluster
+  ... --launch=slurm   an array script, for sbatch
+
+Runs go one after another, each in its own process and folder, DIR/NAME, with its output in log.txt.
+What is finished is skipped, and what was broken off goes on, so that the same command repeated
+loses nothing. Runs that differ in sampling alone are trained once: the later ones borrow the
+checkpoints of the first. At the end stand a table, DIR/sweep.json, and a page, DIR/sweep.html.
+
+A sweep file is Python, and runs as such; its `get_sweep()` returns a list of overrides, made by the
+four functions below.
+"""
+
+import argparse
+import importlib.util
+import itertools
+import json
+import os
+import shlex
+import shutil
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from tqdm import tqdm
+
+from zsnr_jax import build, files, report
+from zsnr_jax import config as config_lib
+from zsnr_jax.errors import UsageError
+
+Sweep = list[dict[str, Any]]  # one dictionary of settings for each run
+
+METRICS = ("std_ratio", "mean_recovery", "wasserstein1")  # of brightness, in the table
+
+
+def grid(name: str, values: Sequence[Any]) -> Sweep:
+    """One run for each value of a setting, as grid("sampler.num_steps", [10, 25])."""
+    return [{name: value} for value in values]
+
+
+def cross(*sweeps: Sweep) -> Sweep:
+    """Every combination."""
+    return [_merged(parts) for parts in itertools.product(*sweeps)]
+
+
+def zipped(*sweeps: Sweep) -> Sweep:
+    """The first of each together, the second of each, and so on; all are of one length."""
+    if len({len(sweep) for sweep in sweeps}) > 1:
+        raise UsageError(f"zipped sweeps differ in length: {[len(sweep) for sweep in sweeps]}.")
+    return [_merged(parts) for parts in zip(*sweeps)]
+
+
+def chain(*sweeps: Sweep) -> Sweep:
+    """One sweep after another."""
+    return list(itertools.chain(*sweeps))
+
+
+class PlannedRun(NamedTuple):
+    """A run of a sweep, before or after it was done."""
+
+    name: str
+    workdir: Path
+    overrides: dict[str, Any]
+    num_steps: int  # of its training
+    training: str  # all settings that training depends on
+    command: list[str]
+
+
+def plan(config: str, sweep: Sweep, workdir: Path) -> list[PlannedRun]:
+    """Name every run, and check its settings, before any of them starts.
+
+    Args: config: FILE.py[:variant], as of `zsnr_jax.main`.
+    Raises: UsageError, naming the run, for a setting that is unknown or wrong, or two equal runs.
+    """
+    runs = []
+    for name, overrides in zip(_names(sweep), sweep):
+        settings = _settings(config, name, overrides)
+        flags = [f"--config.{key}={value}" for key, value in overrides.items()]
+        folder = workdir / name
+        command = ["python", "-m", "zsnr_jax.main", f"--config={config}", f"--workdir={folder}"]
+        runs.append(
+            PlannedRun(
+                name,
+                folder,
+                overrides,
+                settings.train.num_steps,
+                _training(settings),
+                [*command, *flags],
+            )
+        )
+    return runs
+
+
+def is_finished(run: PlannedRun) -> bool:
+    """Whether the folder of a run holds its results.
+
+    Raises: UsageError where it holds those of other settings.
+    """
+    if not (run.workdir / "results.json").exists():
+        return False
+    results = report.load_run(run.workdir).results
+    found = files.flatten(results["config"])
+    for name, value in json.loads(json.dumps(run.overrides)).items():
+        if found.get(name) != value:
+            raise UsageError(
+                f"{run.workdir} holds a run with {name}={found.get(name)!r} where the sweep has "
+                f"{value!r}: choose another --workdir."
+            )
+    return results["step"] >= run.num_steps
+
+
+def run_all(runs: Sequence[PlannedRun]) -> list[PlannedRun]:
+    """Do what is not finished, here, one after another; returns those that failed."""
+    failed, trained = [], {}
+    for run in (progress := tqdm(runs, desc="sweep", unit="run")):
+        progress.set_postfix_str(run.name)
+        if not is_finished(run):
+            run.workdir.mkdir(parents=True, exist_ok=True)
+            command = [sys.executable, *run.command[1:]]
+            if run.training in trained:
+                _borrow(trained[run.training], run.workdir)
+                command.append("--mode=eval")
+            with open(run.workdir / "log.txt", "a", encoding="utf-8") as log:
+                done = subprocess.run(command, stdout=log, stderr=subprocess.STDOUT, check=False)
+            if done.returncode:
+                failed.append(run)
+                continue
+        trained.setdefault(run.training, run.workdir)
+    return failed
+
+
+def _borrow(trained: Path, workdir: Path) -> None:
+    """Give a folder what an evaluation reads: another's settings, history and checkpoints."""
+    for name in ("config.json", "metrics.jsonl"):
+        shutil.copy(trained / name, workdir / name)
+    if not (workdir / "checkpoints").exists():
+        (workdir / "checkpoints").symlink_to((trained / "checkpoints").resolve())
+
+
+def summarize(runs: Sequence[PlannedRun], workdir: Path) -> str:
+    """Write sweep.json and sweep.html of the finished runs, and return their table as text."""
+    rows = []
+    for run in runs:
+        results = report.load_run(run.workdir).results
+        metrics = {name: results["metrics"][f"brightness/{name}"]["value"] for name in METRICS}
+        rows.append({"name": run.name, "overrides": run.overrides, **metrics})
+    files.write_text(workdir / "sweep.json", json.dumps(rows, indent=1) + "\n")
+    report.write_comparison([run.workdir for run in runs], workdir / "sweep.html")
+    width = max(len(run.name) for run in runs)
+    lines = [f"{'run':<{width}}" + "".join(f"{name:>15}" for name in METRICS)]
+    for line in rows:
+        cells = ("-" if line[name] is None else f"{line[name]:.3f}" for name in METRICS)
+        lines.append(f"{line['name']:<{width}}" + "".join(f"{cell:>15}" for cell in cells))
+    return "\n".join(lines)
+
+
+def slurm_script(runs: Sequence[PlannedRun]) -> str:
+    """An array job with one task for each run; sbatch takes options before the file's name."""
+    commands = "\n".join(f"  {shlex.quote(shlex.join(run.command))}" for run in runs)
+    return (
+        f"#!/bin/bash\n#SBATCH --job-name=zsnr_jax\n#SBATCH --array=0-{len(runs) - 1}\n"
+        f'commands=(\n{commands}\n)\neval "${{commands[$SLURM_ARRAY_TASK_ID]}}"'
+    )
+
+
+def _merged(parts: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    merged: dict[str, Any] = {}
+    for part in parts:
+        if twice := merged.keys() & part.keys():
+            raise UsageError(f"the sweep sets {', '.join(sorted(twice))} twice in one run.")
+        merged |= part
+    return merged
+
+
+def _names(sweep: Sweep) -> list[str]:
+    """What each run is called: its settings, by the last part of a name where that is clear."""
+    if not sweep:
+        raise UsageError("the sweep has no runs: its get_sweep() returned an empty list.")
+    keys = list(dict.fromkeys(key for overrides in sweep for key in overrides))
+    last = [key.rpartition(".")[2] for key in keys]
+    called = {key: part if last.count(part) == 1 else key for key, part in zip(keys, last)}
+    names = [
+        ",".join(f"{called[key]}={value}".replace("/", "-") for key, value in overrides.items())
+        or "default"
+        for overrides in sweep
+    ]
+    if len(set(names)) < len(names):
+        twice = next(name for name in names if names.count(name) > 1)
+        raise UsageError(f"the sweep has the run {twice} twice: leave one out.")
+    return names
+
+
+def _settings(config: str, name: str, overrides: dict[str, Any]) -> config_lib.Config:
+    file, _, variants = config.partition(":")
+    settings = _module(file, "--config").get_config(variants)
+    try:
+        settings.update_from_flattened_dict(overrides)
+    except (KeyError, TypeError, ValueError) as error:
+        said = " ".join(str(error).strip("'\"").split())
+        raise UsageError(f"the run {name} cannot be set up: {said}") from error
+    try:
+        build.build(settings)
+    except UsageError as error:
+        raise UsageError(f"the run {name} cannot be made: {error}") from error
+    return settings
+
+
+def _training(settings: config_lib.Config) -> str:
+    flat = files.flatten(config_lib.to_json(settings))
+    kept = {k: v for k, v in flat.items() if not k.startswith(config_lib.MAY_CHANGE)}
+    return json.dumps(kept, sort_keys=True)
+
+
+def _module(file: str, flag: str) -> Any:
+    """A Python file, by its path."""
+    spec = importlib.util.spec_from_file_location(Path(file).stem, file)
+    if spec is None or spec.loader is None or not os.path.exists(file):
+        raise UsageError(f"there is no Python file {file!r}: {flag} names one.")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Plan, then launch."""
+    parser = argparse.ArgumentParser(
+        "zsnr_jax.sweep", description="Run a recipe under many settings."
+    )
+    parser.add_argument("--config", required=True, help="the recipe: configs/FILE.py[:variant]")
+    parser.add_argument("--sweep", required=True, help="a Python file with get_sweep()")
+    parser.add_argument("--workdir", required=True, type=Path, help="the folder of all runs")
+    parser.add_argument("--launch", choices=("local", "print", "slurm"), default="local")
+    options = parser.parse_args(argv)
+    sweep = getattr(_module(options.sweep, "--sweep"), "get_sweep", None)
+    if sweep is None:
+        raise UsageError(f"{options.sweep} has no get_sweep(): it returns the list of overrides.")
+    runs = plan(options.config, sweep(), options.workdir)
+    if options.launch == "print":
+        print("\n".join(shlex.join(run.command) for run in runs))
+    elif options.launch == "slurm":
+        print(slurm_script(runs))
+    else:
+        failed = run_all(runs)
+        finished = [run for run in runs if run not in failed]
+        if finished:
+            print(summarize(finished, options.workdir))
+        if failed:
+            raise UsageError(
+                f"{len(failed)} of {len(runs)} runs failed, {failed[0].name} first: "
+                f"{failed[0].workdir / 'log.txt'} says why, and the same command goes on."
+            )
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except UsageError as error:
+        sys.exit(f"error: {error}")
