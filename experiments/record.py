@@ -19,6 +19,7 @@ from typing import Any, NamedTuple
 from matplotlib.figure import Figure
 
 from zsnr_jax import files, parallel, plotting
+from zsnr_jax.claims import shown
 
 RESULTS = Path(__file__).parent / "results"
 
@@ -60,6 +61,7 @@ def run(experiment: Experiment, arguments: Sequence[str] | None = None) -> None:
         "command": f"python -m experiments.{experiment.name}" + " --smoke" * options.smoke,
         "hardware": parallel.describe(),
         "seconds": round(time.perf_counter() - start, 1),
+        "holds": None if options.smoke else _holds(experiment, results),
         **results,
     }
     options.out.mkdir(parents=True, exist_ok=True)
@@ -70,19 +72,19 @@ def run(experiment: Experiment, arguments: Sequence[str] | None = None) -> None:
         experiment.check(record)
 
 
+def _holds(experiment: Experiment, results: dict[str, Any]) -> bool:
+    try:
+        experiment.check(results)
+    except AssertionError:
+        return False
+    return True
+
+
 def table(rows: Sequence[dict[str, Any]]) -> str:
     """Rows as text, in columns."""
     columns = ("what", "paper", "predicted", "ours")
-    cells = [columns, *([_cell(line[column]) for column in columns] for line in rows)]
+    cells = [columns, *([shown(line[column]) for column in columns] for line in rows)]
     widths = [max(len(line[i]) for line in cells) for i in range(len(columns))]
     return "\n".join(
         "  ".join(cell.ljust(width) for cell, width in zip(line, widths)).rstrip() for line in cells
     )
-
-
-def _cell(value: Any) -> str:
-    if value is None:
-        return "-"
-    if isinstance(value, list):
-        return " ".join(_cell(part) for part in value)
-    return f"{value:.7g}" if isinstance(value, float) else str(value)

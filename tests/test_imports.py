@@ -32,7 +32,12 @@ OURS = {
     "zsnr_jax.train.step": [*CORE, "zsnr_jax.train.state", "zsnr_jax.train.optimizer"],
     "zsnr_jax.files": ["zsnr_jax.errors"],
     "zsnr_jax.plotting": [],
-    "zsnr_jax.report": ["zsnr_jax.files", "zsnr_jax.plotting", "zsnr_jax.errors"],
+    "zsnr_jax.page": ["zsnr_jax.files"],
+    "zsnr_jax.claims": ["zsnr_jax.page", "zsnr_jax.errors"],
+    "zsnr_jax.report": [
+        *("zsnr_jax.files", "zsnr_jax.plotting", "zsnr_jax.errors"),
+        *("zsnr_jax.page", "zsnr_jax.claims"),
+    ],
     "configs": ["zsnr_jax.config"],
 }
 # ... and which packages of others, beside the standard library.
@@ -40,7 +45,9 @@ OTHERS = {
     **dict.fromkeys(CORE, ["jax", "numpy", "einops"]),
     "zsnr_jax.models": ["jax", "numpy", "einops", "flax"],
 }
-NO_JAX = ["zsnr_jax.data", "zsnr_jax.plotting", "zsnr_jax.report"]
+NO_JAX = [
+    *("zsnr_jax.data", "zsnr_jax.plotting", "zsnr_jax.page", "zsnr_jax.claims", "zsnr_jax.report")
+]
 # clu.metric_writers imports TensorFlow, and jax._src is not an interface.
 NOWHERE = ["jax._src", "clu", "tensorflow"]
 

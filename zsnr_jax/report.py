@@ -2,19 +2,17 @@
 
     python -m zsnr_jax.report WORKDIR                              writes WORKDIR/report.html
     python -m zsnr_jax.report WORKDIR_A WORKDIR_B --out=page.html  runs beside each other
+    python -m zsnr_jax.report experiments/results                  the page of all claims
 
 It reads results.json, metrics.jsonl and samples/*.png only, so that a page can be drawn again
 without a model. Nothing on it is loaded from anywhere: pictures and styles are inside.
 """
 
 import argparse
-import base64
-import html
 import json
 import os
 import pathlib
 import shlex
-import string
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -22,7 +20,7 @@ from typing import Any, NamedTuple
 from matplotlib.figure import Figure
 from PIL import Image
 
-from zsnr_jax import files, plotting
+from zsnr_jax import claims, files, page, plotting
 from zsnr_jax.errors import UsageError
 
 _REQUIRED = ("config_name", "command", "config", "process", "sampler", "dataset", "metrics", "step")
@@ -81,7 +79,7 @@ def write_report(
     path = pathlib.Path(out) if out else run.workdir / "report.html"
     title = f"{_dataset(run)}: {run.results['config_name']}"
     body = [_header(run), _pictures(run), _numbers(run), _curves(run), _provenance(run)]
-    return _write(path, title, "\n".join(body))
+    return page.write(path, title, "\n".join(body))
 
 
 def write_comparison(
@@ -94,9 +92,9 @@ def write_comparison(
     """
     runs = [load_run(workdir) for workdir in workdirs]
     title = " beside ".join(run.name for run in runs)
-    body = [f"<header><h1>{_text(title)}</h1></header>", _pictures_of_all(runs)]
+    body = [f"<header><h1>{page.text(title)}</h1></header>", _pictures_of_all(runs)]
     body += [_numbers_of_all(runs), _differences(runs)]
-    return _write(pathlib.Path(out), title, "\n".join(body))
+    return page.write(pathlib.Path(out), title, "\n".join(body))
 
 
 def verdict(run: Run) -> str:
@@ -135,9 +133,9 @@ def recipe(run: Run) -> str:
 
 def _header(run: Run) -> str:
     return (
-        f"<header><p class=eyebrow>{_text(run.results['config_name'])}</p>"
-        f"<h1>{_text(_dataset(run))}</h1><p class=verdict>{verdict(run)}</p>"
-        f"<p class=quiet>{_text(recipe(run))}.</p></header>"
+        f"<header><p class=eyebrow>{page.text(run.results['config_name'])}</p>"
+        f"<h1>{page.text(_dataset(run))}</h1><p class=verdict>{verdict(run)}</p>"
+        f"<p class=quiet>{page.text(recipe(run))}.</p></header>"
     )
 
 
@@ -179,7 +177,7 @@ def _numbers(run: Run) -> str:
         lines.append((_metric_name(name), cells))
     if not lines:
         return f"<section>{figure}</section>" if figure else ""
-    table = _table(head, lines)
+    table = page.table(head, lines)
     return f"<section><h2>Numbers</h2><div class=two>{figure}<div>{table}</div></div></section>"
 
 
@@ -203,18 +201,18 @@ def _provenance(run: Run) -> str:
     seconds = results.get("seconds", {})
     facts = {
         "Hardware": results.get("hardware"),
-        "Training": _duration(seconds.get("train"), f"{_count(run, 'step')} steps"),
-        "Sampling": _duration(seconds.get("sample"), f"{_count(run, 'num_samples')} samples"),
+        "Training": page.duration(seconds.get("train"), f"{_count(run, 'step')} steps"),
+        "Sampling": page.duration(seconds.get("sample"), f"{_count(run, 'num_samples')} samples"),
         "Parameters": _count(run, "num_parameters"),
         "Data": f"{_dataset(run)}, {results['dataset'].get('num_examples', 0):,} images",
         "Versions": ", ".join(f"{k} {v}" for k, v in results.get("versions", {}).items()),
     }
-    listed = "".join(f"<dt>{k}</dt><dd>{_text(v)}</dd>" for k, v in facts.items() if v)
+    listed = "".join(f"<dt>{k}</dt><dd>{page.text(v)}</dd>" for k, v in facts.items() if v)
     redraw = f"python -m zsnr_jax.report {shlex.quote(str(run.workdir))}"
-    config = _text(json.dumps(results["config"], indent=2, sort_keys=True))
+    config = page.text(json.dumps(results["config"], indent=2, sort_keys=True))
     return (
-        f"<section><h2>Repeat it</h2><pre>{_text(results['command'])}</pre>"
-        f"<p class=quiet>This page alone, from the result files:</p><pre>{_text(redraw)}</pre>"
+        f"<section><h2>Repeat it</h2><pre>{page.text(results['command'])}</pre>"
+        f"<p class=quiet>This page alone, from the result files:</p><pre>{page.text(redraw)}</pre>"
         f"<dl>{listed}</dl>"
         f"<details><summary>Resolved config</summary><pre>{config}</pre></details></section>"
     )
@@ -230,8 +228,8 @@ def _pictures_of_all(runs: Sequence[Run]) -> str:
             _strip(runs[0], "data", "The data", "From dark to bright, as every strip here.")
         )
     for run in runs:
-        told = f"<p class=verdict>{verdict(run)}</p><p class=quiet>{_text(recipe(run))}.</p>"
-        shown.append(f"<h2>{_text(run.name)}</h2>{told}")
+        told = f"<p class=verdict>{verdict(run)}</p><p class=quiet>{page.text(recipe(run))}.</p>"
+        shown.append(f"<h2>{page.text(run.name)}</h2>{told}")
         if _has_picture(run, "samples"):
             shown.append(_strip(run, "samples"))
     return f"<section>{''.join(shown)}</section>"
@@ -249,7 +247,7 @@ def _numbers_of_all(runs: Sequence[Run]) -> str:
             )
         )
     figures = [
-        f"<div><h3>{_text(run.name)}</h3>"
+        f"<div><h3>{page.text(run.name)}</h3>"
         + _figure(
             lambda dark, run=run: plotting.brightness_histogram(run.results, dark),
             f"Histogram of mean brightness of {run.name}",
@@ -258,7 +256,7 @@ def _numbers_of_all(runs: Sequence[Run]) -> str:
         for run in runs
         if "histogram" in run.results
     ]
-    table = _table(["", *(_text(run.name) for run in runs)], lines) if lines else ""
+    table = page.table(["", *(page.text(run.name) for run in runs)], lines) if lines else ""
     return (
         f"<section><h2>Numbers, with 95&nbsp;% intervals</h2>{table}"
         f"<div class=two>{''.join(figures)}</div></section>"
@@ -272,10 +270,10 @@ def _differences(runs: Sequence[Run]) -> str:
     for key in keys:
         values = [config.get(key, "–") for config in configs]
         if any(value != values[0] for value in values):
-            lines.append((_text(key), [_text(value) for value in values]))
-    table = _table(["", *(_text(run.name) for run in runs)], lines)
+            lines.append((page.text(key), [page.text(value) for value in values]))
+    table = page.table(["", *(page.text(run.name) for run in runs)], lines)
     table = table if lines else "<p>Nothing: the configs are equal.</p>"
-    commands = "".join(f"<pre>{_text(run.results['command'])}</pre>" for run in runs)
+    commands = "".join(f"<pre>{page.text(run.results['command'])}</pre>" for run in runs)
     return f"<section><h2>What differs</h2>{table}<h2>Repeat it</h2>{commands}</section>"
 
 
@@ -292,9 +290,11 @@ def _strip(run: Run, name: str, title: str = "", caption: str = "") -> str:
             f"{path} is no readable PNG ({error}): delete it, or sample again, and draw the page "
             "once more."
         ) from error
-    heading = f"<b>{_text(title)}</b> <span class=quiet>{_text(caption)}</span>" if title else ""
-    source = _data_uri(path.read_bytes(), "image/png")
-    alt = _text(f"{title or run.name}, from dark to bright")
+    heading = (
+        f"<b>{page.text(title)}</b> <span class=quiet>{page.text(caption)}</span>" if title else ""
+    )
+    source = page.data_uri(path.read_bytes(), "image/png")
+    alt = page.text(f"{title or run.name}, from dark to bright")
     return (
         f"<figure><figcaption>{heading}</figcaption>"
         f'<img src="{source}" width={width} height={height} alt="{alt}"></figure>'
@@ -304,23 +304,16 @@ def _strip(run: Run, name: str, title: str = "", caption: str = "") -> str:
 def _figure(draw: Callable[[bool], Figure], alt: str) -> str:
     """A figure in two versions, of which the browser shows the one that suits the page."""
     light, dark = (
-        _data_uri(plotting.to_svg(draw(is_dark)), "image/svg+xml") for is_dark in (False, True)
+        page.data_uri(plotting.to_svg(draw(is_dark)), "image/svg+xml") for is_dark in (False, True)
     )
     return (
         f'<picture><source media="(prefers-color-scheme: dark)" srcset="{dark}">'
-        f'<img src="{light}" alt="{_text(alt)}"></picture>'
+        f'<img src="{light}" alt="{page.text(alt)}"></picture>'
     )
 
 
-def _table(head: Sequence[str], lines: Sequence[tuple[str, Sequence[str]]]) -> str:
-    """A table; heads, names and cells are HTML already."""
-    top = "".join(f"<th scope=col>{cell}</th>" for cell in head)
-    body = "".join(
-        f"<tr><th scope=row>{name}</th>{''.join(f'<td>{cell}</td>' for cell in cells)}</tr>"
-        for name, cells in lines
-    )
-    table = f"<table><thead><tr>{top}</tr></thead><tbody>{body}</tbody></table>"
-    return f"<div class=scroll>{table}</div>"
+def _sentence(text: str) -> str:
+    return text[:1].upper() + text[1:] + "."
 
 
 def _metric_name(name: str) -> str:
@@ -329,7 +322,7 @@ def _metric_name(name: str) -> str:
         words, right = _METRICS[name]
         return f"{words} <span class=aside>{right} is right</span>"
     parent, _, label = name.rpartition("/")
-    return f"<span class=sub>{_text(label)}</span>" if parent in _METRICS else _text(name)
+    return f"<span class=sub>{page.text(label)}</span>" if parent in _METRICS else page.text(name)
 
 
 def _estimate(run: Run, name: str) -> dict[str, float | None]:
@@ -385,105 +378,8 @@ def _count(run: Run, key: str) -> str:
     return f"{value:,}" if isinstance(value, int) else "some"
 
 
-def _duration(seconds: float | None, what: str) -> str | None:
-    if seconds is None:
-        return None
-    minutes, rest = divmod(round(seconds), 60)
-    return f"{what} in {f'{minutes} min ' if minutes else ''}{rest} s"
-
-
 def _has_picture(run: Run, name: str) -> bool:
     return (run.workdir / "samples" / f"{name}.png").exists()
-
-
-def _sentence(text: str) -> str:
-    return text[:1].upper() + text[1:] + "."
-
-
-def _text(value: Any) -> str:
-    return html.escape(str(value))
-
-
-def _data_uri(content: bytes, kind: str) -> str:
-    return f"data:{kind};base64,{base64.b64encode(content).decode('ascii')}"
-
-
-def _write(path: pathlib.Path, title: str, body: str) -> pathlib.Path:
-    page = string.Template(_PAGE).substitute(title=_text(title), style=_STYLE, body=body)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    files.write_text(path, page)
-    return path
-
-
-_PAGE = """<!DOCTYPE html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<meta name="color-scheme" content="light dark">
-<title>$title</title>
-<style>
-$style
-</style>
-</head>
-<body>
-<main>
-$body
-<footer class=quiet>Made by zsnr_jax, after
-<a href="https://arxiv.org/abs/2305.08891">Common Diffusion Noise Schedules and Sample Steps are
-Flawed</a>.</footer>
-</main>
-</body>
-</html>
-"""
-
-_STYLE = """
-:root { --ink: #1f2328; --quiet: #59636e; --ground: #ffffff; --tint: #f3f5f7; --line: #d5dae0; }
-@media (prefers-color-scheme: dark) {
-  :root { --ink: #e6e6e6; --quiet: #a0a8b2; --ground: #15181c; --tint: #20252b; --line: #373e47; }
-}
-* { box-sizing: border-box; }
-body { margin: 0; background: var(--ground); color: var(--ink);
-  font: 16px/1.5 system-ui, -apple-system, "Segoe UI", Roboto, "Helvetica Neue", sans-serif; }
-main { max-width: 1120px; margin: 0 auto; padding: 36px 24px 48px; }
-h1 { font-size: 34px; line-height: 1.15; margin: 0 0 14px; letter-spacing: -0.01em; }
-h2 { font-size: 20px; margin: 44px 0 6px; }
-h3 { font-size: 16px; margin: 20px 0 0; }
-p { margin: 0 0 10px; }
-a { color: inherit; }
-.eyebrow { color: var(--quiet);
-  font: 14px ui-monospace, Menlo, Consolas, monospace; margin: 0 0 4px; }
-.verdict { font-size: 21px; line-height: 1.4; max-width: 46em; text-wrap: pretty; }
-.quiet { color: var(--quiet); font-weight: normal; font-size: 14px; }
-figure { margin: 14px 0 22px; }
-figcaption { margin-bottom: 6px; }
-img { display: block; max-width: 100%; height: auto; }
-.two { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 440px), 1fr));
-  gap: 12px 32px; align-items: start; margin-top: 12px; }
-.scroll { overflow-x: auto; }
-table { border-collapse: collapse; width: 100%; font-size: 14px;
-  font-variant-numeric: tabular-nums; }
-th, td { padding: 6px 10px; border-bottom: 1px solid var(--line); text-align: right;
-  vertical-align: baseline; }
-th:first-child { text-align: left; padding-left: 0; font-weight: normal; min-width: 11em; }
-thead th { font-size: 13px; font-weight: 600; color: var(--quiet); vertical-align: bottom; }
-.aside { display: block; color: var(--quiet); font-size: 13px; }
-.sub { padding-left: 1.2em; color: var(--quiet); }
-.interval { white-space: nowrap; color: var(--quiet); }
-pre { background: var(--tint); border-radius: 8px; padding: 12px 14px; margin: 6px 0 14px;
-  overflow-x: auto; font: 13px/1.45 ui-monospace, Menlo, Consolas, monospace; }
-dl { display: grid; grid-template-columns: max-content minmax(0, 1fr);
-  gap: 4px 20px; font-size: 14px; }
-dt { color: var(--quiet); }
-dd { margin: 0; }
-summary { cursor: pointer; font-weight: 600; margin-top: 10px; }
-footer { margin-top: 48px; border-top: 1px solid var(--line); padding-top: 12px; }
-@media (max-width: 600px) {
-  main { padding: 20px 14px 32px; }
-  h1 { font-size: 26px; }
-  .verdict { font-size: 18px; }
-}
-"""
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -493,7 +389,11 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--out", help="the HTML file; for one run by default WORKDIR/report.html")
     arguments = parser.parse_args(argv)
     try:
-        if len(arguments.workdirs) == 1:
+        folder = pathlib.Path(arguments.workdirs[0])
+        is_run = len(arguments.workdirs) > 1 or (folder / "results.json").exists()
+        if not is_run and claims.load(folder):
+            path = claims.write(folder, pathlib.Path(arguments.out or folder / "report.html"))
+        elif len(arguments.workdirs) == 1:
             path = write_report(arguments.workdirs[0], arguments.out)
         elif arguments.out:
             path = write_comparison(arguments.workdirs, arguments.out)

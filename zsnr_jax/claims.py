@@ -1,0 +1,85 @@
+"""The page of all claims: what the paper says, what a closed form predicts, and what we find.
+
+    python -m zsnr_jax.report experiments/results     writes experiments/results/report.html
+
+It reads the JSON that experiments leave, and the PNG beside each; no model, no JAX.
+"""
+
+import json
+import pathlib
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from zsnr_jax import page
+from zsnr_jax.errors import UsageError
+
+_COLUMNS = ("what", "paper", "predicted", "ours")
+_KEYS = ("name", "place", "claim", "command", "hardware", "seconds", "rows", "holds")
+
+
+def load(folder: pathlib.Path) -> list[dict[str, Any]]:
+    """The records of all claims in a folder, by name; other JSON is passed over.
+
+    Raises: UsageError where a file cannot be read, or a record or its picture is not whole.
+    """
+    records = []
+    for path in sorted(folder.glob("*.json")):
+        try:
+            record = json.loads(path.read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            raise UsageError(
+                f"{path} cannot be read ({error}): run its experiment again."
+            ) from None
+        if not isinstance(record, dict) or "claim" not in record:
+            continue
+        remedy = f"run python -m experiments.{path.stem} again"
+        if missing := [key for key in _KEYS if key not in record]:
+            raise UsageError(f"{path} lacks {', '.join(missing)}: {remedy}.")
+        if not path.with_suffix(".png").exists():
+            raise UsageError(f"there is no {path.with_suffix('.png')}: {remedy}.")
+        records.append(record)
+    return records
+
+
+def write(folder: pathlib.Path, out: pathlib.Path) -> pathlib.Path:
+    """Write the page of a folder's claims, and return its path."""
+    records = load(folder)
+    held = sum(record["holds"] is True for record in records)
+    body = [
+        "<header><h1>The paper's claims, in numbers</h1>"
+        f"<p class=verdict>{held} of {len(records)} claims hold as asserted. Each stands with what "
+        "the paper prints, what a closed form predicts, what was measured, and the command."
+        "</p></header>",
+        *(_claim(record, folder) for record in records),
+    ]
+    return page.write(out, "The paper's claims, in numbers", "\n".join(body))
+
+
+def _claim(record: Mapping[str, Any], folder: pathlib.Path) -> str:
+    picture = page.data_uri((folder / f"{record['name']}.png").read_bytes(), "image/png")
+    verdict = {True: "It holds.", False: "It does not hold here.", None: "Measured in small only."}
+    seconds = page.duration(record["seconds"], "measured")
+    return (
+        f"<section><p class=eyebrow>{page.text(record['place'])}</p>"
+        f"<h2>{page.text(record['claim'])}</h2><p>{verdict[record['holds']]}</p>"
+        f'<figure><img src="{picture}" alt="{page.text(record["claim"])}"></figure>'
+        f"{_table(record['rows'])}<pre>{page.text(record['command'])}</pre>"
+        f"<p class=quiet>{page.text(seconds)} on {page.text(record['hardware'])}</p></section>"
+    )
+
+
+def _table(rows: Sequence[Mapping[str, Any]]) -> str:
+    lines = [
+        (page.text(row["what"]), [page.text(shown(row[column])) for column in _COLUMNS[1:]])
+        for row in rows
+    ]
+    return page.table(["", "the paper", "predicted", "ours"], lines)
+
+
+def shown(value: Any) -> str:
+    """A number, a list of them or a word, as tables show it."""
+    if value is None:
+        return "-"
+    if isinstance(value, list):
+        return " ".join(shown(part) for part in value)
+    return f"{value:.7g}" if isinstance(value, float) else str(value)
