@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 from matplotlib.figure import Figure
 
 from zsnr_jax import files, parallel, plotting
-from zsnr_jax.claims import shown
+from zsnr_jax.claims import COLUMNS, cells
 
 RESULTS = Path(__file__).parent / "results"
 
@@ -82,9 +82,8 @@ def _holds(experiment: Experiment, results: dict[str, Any]) -> bool:
 
 def table(rows: Sequence[dict[str, Any]]) -> str:
     """Rows as text, in columns."""
-    columns = ("what", "paper", "predicted", "ours")
-    cells = [columns, *([shown(line[column]) for column in columns] for line in rows)]
-    widths = [max(len(line[i]) for line in cells) for i in range(len(columns))]
+    lines = [COLUMNS, *map(cells, rows)]
+    widths = [max(map(len, column)) for column in zip(*lines)]
     return "\n".join(
-        "  ".join(cell.ljust(width) for cell, width in zip(line, widths)).rstrip() for line in cells
+        "  ".join(cell.ljust(width) for cell, width in zip(line, widths)).rstrip() for line in lines
     )

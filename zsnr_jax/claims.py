@@ -13,7 +13,7 @@ from typing import Any
 from zsnr_jax import page
 from zsnr_jax.errors import UsageError
 
-_COLUMNS = ("what", "paper", "predicted", "ours")
+COLUMNS = ("what", "paper", "predicted", "ours")
 _KEYS = ("name", "place", "claim", "command", "hardware", "seconds", "rows", "holds")
 
 
@@ -69,17 +69,19 @@ def _claim(record: Mapping[str, Any], folder: pathlib.Path) -> str:
 
 
 def _table(rows: Sequence[Mapping[str, Any]]) -> str:
-    lines = [
-        (page.text(row["what"]), [page.text(shown(row[column])) for column in _COLUMNS[1:]])
-        for row in rows
-    ]
+    lines = [(page.text(what), [page.text(c) for c in rest]) for what, *rest in map(cells, rows)]
     return page.table(["", "the paper", "predicted", "ours"], lines)
 
 
-def shown(value: Any) -> str:
-    """A number, a list of them or a word, as tables show it."""
+def cells(row: Mapping[str, Any]) -> list[str]:
+    """A row as text: with seven digits where the paper prints a number, else with four."""
+    digits = 7 if isinstance(row["paper"], float) else 4
+    return [_shown(row[column], digits) for column in COLUMNS]
+
+
+def _shown(value: Any, digits: int) -> str:
     if value is None:
         return "-"
     if isinstance(value, list):
-        return " ".join(shown(part) for part in value)
-    return f"{value:.7g}" if isinstance(value, float) else str(value)
+        return ", ".join(_shown(part, digits) for part in value)
+    return f"{value:.{digits}g}" if isinstance(value, float) else str(value)
