@@ -60,8 +60,8 @@ def _claim(record: Mapping[str, Any], folder: pathlib.Path) -> str:
     verdict = {True: "It holds.", False: "It does not hold here.", None: "Measured in small only."}
     seconds = page.duration(record["seconds"], "measured")
     return (
-        f"<section><p class=eyebrow>{page.text(record['place'])}</p>"
-        f"<h2>{page.text(record['claim'])}</h2><p>{verdict[record['holds']]}</p>"
+        f"<section><h2>{page.text(record['claim'])}</h2>"
+        f"<p class=quiet>{page.text(record['place'])}. {verdict[record['holds']]}</p>"
         f'<figure><img src="{picture}" alt="{page.text(record["claim"])}"></figure>'
         f"{_table(record['rows'])}<pre>{page.text(record['command'])}</pre>"
         f"<p class=quiet>{page.text(seconds)} on {page.text(record['hardware'])}</p></section>"
