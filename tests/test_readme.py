@@ -98,7 +98,17 @@ def test_the_claims_table_has_the_experiments_numbers() -> None:
         for phi in ("0", "0.75", "1")
     ]
     variance = figure5["variance at T, original schedule, all and by label"][0]
+    law, patch = _ours("resolution_law"), _ours("solvers_at_zero")
+    spreads = [law[f"exact, {size} x {size}: mean, spread"][1] for size in (16, 32, 64)]
+    first_step = [
+        patch[f"{name}: the same with 2^-24"]
+        for name in ("DDIM, Euler", "DDPM, Euler ancestral", "Heun in sigma/alpha")
+    ]
+    from_0 = patch["Heun: error of the first step from 0, rms"]
     for sentence in (
+        "spread at 16, 32, 64 pixels: {:.2f}, {:.2f}, {:.2f};".format(*spreads),
+        "off by {:.0e} (Euler, 2M), {:.0e} (ancestral, SDE), {:.1f} (Heun".format(*first_step),
+        f"from 0 itself {from_0:.0e} |",
         f"spread {at_5:.2f} times linspace's at S = 5, {at_25:.2f} times at 25",
         "leading recovers {:.2f} of the mean at 25, trailing {:.2f}".format(*means),
         f"its variance is {variance:.2f} of the data's",
