@@ -190,10 +190,5 @@ EXPERIMENT = Experiment(
 )
 
 
-def main() -> None:
-    """Run it."""
-    run(EXPERIMENT)
-
-
 if __name__ == "__main__":
-    main()
+    run(EXPERIMENT)

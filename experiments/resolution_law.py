@@ -166,10 +166,5 @@ EXPERIMENT = Experiment(
 )
 
 
-def main() -> None:
-    """Run it."""
-    run(EXPERIMENT)
-
-
 if __name__ == "__main__":
-    main()
+    run(EXPERIMENT)
