@@ -72,6 +72,19 @@ def test_runs_that_differ_in_sampling_alone_share_their_training(tmp_path):
     assert runs[0].training == runs[1].training != runs[2].training
 
 
+def test_results_of_another_recipe_are_not_taken_for_the_sweeps(tmp_path):
+    (run,) = sweep.plan(CONFIG, grid("sampler.num_steps", [2]), tmp_path)
+    keys = ("config_name", "command", "process", "sampler", "dataset", "metrics")
+    found = dict.fromkeys(keys) | {"config": run.settings, "step": 20}
+    run.workdir.mkdir()
+    (run.workdir / "results.json").write_text(json.dumps(found))
+    assert sweep.is_finished(run)
+    found["config"] = run.settings | {"seed": 7}  # which the sweep does not set
+    (run.workdir / "results.json").write_text(json.dumps(found))
+    with pytest.raises(UsageError, match="holds a run with seed=7 where the sweep has 0"):
+        sweep.is_finished(run)
+
+
 def test_an_array_script_runs_its_tasks_command(tmp_path):
     runs = sweep.plan(CONFIG, A, tmp_path / "a folder")
     script = sweep.slurm_script(runs)

@@ -214,17 +214,28 @@ def to_json(config: Config) -> dict[str, Any]:
     return json.loads(json.dumps(config.to_dict()))
 
 
+def flat(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """All settings of a result of `to_json`, by their dotted names.
+
+    One that an older run does not know yet was, for it, what is now its default.
+    """
+    return flatten(to_json(default_config())) | flatten(settings)
+
+
+def of_training(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings that parameters depend on, by their dotted names: all but `MAY_CHANGE`."""
+    return {k: v for k, v in flat(settings).items() if not k.startswith(MAY_CHANGE)}
+
+
 def require_same_run(saved: Mapping[str, Any], current: Mapping[str, Any], where: str) -> None:
     """Refuse to continue in a workdir that another run's settings made.
-
-    A setting that the saved run does not know yet was, for it, what is now its default.
 
     Args: saved, current: two results of `to_json`; where: the workdir, for the message.
     Raises: UsageError naming the first setting that differs, and both values.
     """
-    saved, current = flatten(to_json(default_config())) | flatten(saved), flatten(current)
+    saved, current = of_training(saved), of_training(current)
     for name in sorted(saved.keys() | current.keys()):
-        if name.startswith(MAY_CHANGE) or saved.get(name) == current.get(name):
+        if saved.get(name) == current.get(name):
             continue
         raise UsageError(
             f"{where} holds a different run, with {name}={saved.get(name)!r} where this one has "

@@ -65,9 +65,13 @@ class PlannedRun(NamedTuple):
     name: str
     workdir: Path
     overrides: dict[str, Any]
-    num_steps: int  # of its training
-    training: str  # all settings that training depends on
+    settings: dict[str, Any]  # all of them, resolved, as JSON
     command: list[str]
+
+    @property
+    def training(self) -> str:
+        """What its training depends on."""
+        return json.dumps(config_lib.of_training(self.settings), sort_keys=True)
 
 
 def plan(config: str, sweep: Sweep, workdir: Path) -> list[PlannedRun]:
@@ -82,16 +86,7 @@ def plan(config: str, sweep: Sweep, workdir: Path) -> list[PlannedRun]:
         flags = [f"--config.{key}={value}" for key, value in overrides.items()]
         folder = workdir / name
         command = ["python", "-m", "zsnr_jax.main", f"--config={config}", f"--workdir={folder}"]
-        runs.append(
-            PlannedRun(
-                name,
-                folder,
-                overrides,
-                settings.train.num_steps,
-                _training(settings),
-                [*command, *flags],
-            )
-        )
+        runs.append(PlannedRun(name, folder, overrides, settings, [*command, *flags]))
     return runs
 
 
@@ -103,14 +98,14 @@ def is_finished(run: PlannedRun) -> bool:
     if not (run.workdir / "results.json").exists():
         return False
     results = report.load_run(run.workdir).results
-    found = files.flatten(results["config"])
-    for name, value in json.loads(json.dumps(run.overrides)).items():
+    found = config_lib.flat(results["config"])
+    for name, value in config_lib.flat(run.settings).items():
         if found.get(name) != value:
             raise UsageError(
                 f"{run.workdir} holds a run with {name}={found.get(name)!r} where the sweep has "
                 f"{value!r}: choose another --workdir."
             )
-    return results["step"] >= run.num_steps
+    return results["step"] >= run.settings["train"]["num_steps"]
 
 
 def run_all(runs: Sequence[PlannedRun]) -> list[PlannedRun]:
@@ -194,7 +189,7 @@ def _names(sweep: Sweep) -> list[str]:
     return names
 
 
-def _settings(config: str, name: str, overrides: dict[str, Any]) -> config_lib.Config:
+def _settings(config: str, name: str, overrides: dict[str, Any]) -> dict[str, Any]:
     file, _, variants = config.partition(":")
     settings = _module(file, "--config").get_config(variants)
     try:
@@ -206,13 +201,7 @@ def _settings(config: str, name: str, overrides: dict[str, Any]) -> config_lib.C
         build.build(settings)
     except UsageError as error:
         raise UsageError(f"the run {name} cannot be made: {error}") from error
-    return settings
-
-
-def _training(settings: config_lib.Config) -> str:
-    flat = files.flatten(config_lib.to_json(settings))
-    kept = {k: v for k, v in flat.items() if not k.startswith(config_lib.MAY_CHANGE)}
-    return json.dumps(kept, sort_keys=True)
+    return config_lib.to_json(settings)
 
 
 def _module(file: str, flag: str) -> Any:
