@@ -7,8 +7,8 @@ the labels' mean brightness that comes through, and the spread about it over the
 when right.
 
 Predicted: brightness given the label as one Gaussian mode, of the data's own variance N tau^2. DDIM
-is linear on it, and `closed_form` follows it in NumPy; the second-order solvers are the library's,
-run on that mode. Flat pictures of Gaussian brightness are such a mode, and agree with it. Those of
+is linear on it, and `recovery.ddim_on_one_mode` follows it in NumPy; the second-order solvers are
+the library's, run on that mode. Flat pictures of Gaussian brightness are such a mode, and agree with it. Those of
 `brightness` keep more of the spread, by a tenth where there are few steps: their brightness is not
 Gaussian, and what a picture shows tells something of it, since content points towards mid-grey.
 
@@ -25,16 +25,22 @@ from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
-import scipy.stats
 from matplotlib.figure import Figure
 
 from experiments.record import Experiment, row, run
-from zsnr_jax import data, plotting, randomness, samplers, schedules, timesteps
+from experiments.recovery import (
+    ddim_on_one_mode,
+    even_starts,
+    flat_pictures,
+    recovery_and_spread,
+    within,
+)
+from zsnr_jax import data, plotting, samplers, schedules, timesteps
 from zsnr_jax.data.brightness import LABELS
 from zsnr_jax.evaluation import brightness, ideal
 from zsnr_jax.schedules import NoiseSchedule
 
-T, SEED = 1000, 0
+T = 1000
 STEPS = (5, 10, 25, 50)
 TOLERANCE, CONTROL_TOLERANCE = 0.15, 0.002  # of the prediction: pictures, flat pictures
 RECIPES = {  # zero terminal SNR, spacing, solver
@@ -48,62 +54,6 @@ RECIPES = {  # zero terminal SNR, spacing, solver
 }
 SOLVERS = {name: samplers.make_sampler(name) for name in ("ddim", "heun", "dpmpp_2m")}
 CONTROLS = [("flawed, leading", 25), ("leading", 25), ("trailing", 5), ("trailing", 25)]
-
-
-def even_starts(num_labels: int, num_each: int, shape: tuple[int, ...]) -> np.ndarray:
-    """Noise [num_labels num_each, ...] whose means are, for each label, even quantiles.
-
-    The mean of N values of noise is N(0, 1/N), whatever else is in them. With its quantiles in the
-    place of random means, few samples tell the mean and the spread well.
-    """
-    key = randomness.purpose_key(SEED, randomness.Purpose.START)
-    noise = randomness.row_normal(key, 0, jnp.arange(num_labels * num_each), shape)
-    quantiles = scipy.stats.norm.ppf((np.arange(num_each) + 0.5) / num_each)
-    means = np.tile(quantiles / np.std(quantiles) / np.sqrt(np.prod(shape)), num_labels)
-    centred = np.asarray(noise) - np.mean(noise, axis=(1, 2, 3), keepdims=True)
-    return (centred + means[:, None, None, None]).astype(np.float32)
-
-
-def within(values: np.ndarray, labels: np.ndarray) -> np.ndarray:
-    """Values [n] less the mean of their label."""
-    means = np.array([np.mean(values[labels == label]) for label in range(len(LABELS))])
-    return values - means[labels]
-
-
-def flat_pictures(images: np.ndarray, labels: np.ndarray) -> np.ndarray:
-    """One grey for each image, such that a label's greys have its mean, and a Gaussian spread."""
-    grey = brightness.mean_brightness(images)
-    tau = np.std(within(grey, labels))
-    for label in range(len(LABELS)):
-        rows = np.flatnonzero(labels == label)
-        quantiles = scipy.stats.norm.ppf((np.arange(len(rows)) + 0.5) / len(rows))
-        grey[rows] = np.mean(grey[rows]) + tau * quantiles / np.std(quantiles)
-    return np.broadcast_to(grey[:, None, None, None], images.shape).astype(np.float32)
-
-
-def recovery_and_spread(
-    samples: np.ndarray, sample_labels: np.ndarray, images: np.ndarray, labels: np.ndarray
-) -> tuple[list[float], list[float]]:
-    """The parts of the labels' means and of the spread; and of each label's mean."""
-    drawn, real = brightness.mean_brightness(samples), brightness.mean_brightness(images)
-    groups = [drawn[sample_labels == label] for label in range(len(LABELS))]
-    truth = [real[labels == label] for label in range(len(LABELS))]
-    each = [float(np.mean(g) / np.mean(d)) for g, d in zip(groups, truth)]
-    slope = brightness.recovery_slope(groups, truth)
-    spread = brightness.std_ratio(within(drawn, sample_labels), within(real, labels))
-    assert slope is not None and spread is not None
-    return [slope, spread], each
-
-
-def closed_form(schedule: NoiseSchedule, levels: np.ndarray, std: float) -> list[float]:
-    """The parts of mean and spread that DDIM keeps of one Gaussian mode in unit noise."""
-    alpha, sigma = (np.asarray(side, np.float64) for side in schedule)
-    x = np.array([0.0, 1.0])  # what depends on the mode's mean, and on the noise
-    for t, s in zip(levels, np.append(levels[1:], 0)):
-        gain = alpha[t] * std**2 / (alpha[t] ** 2 * std**2 + sigma[t] ** 2)
-        x0_hat = gain * x + np.array([1 - gain * alpha[t], 0.0])
-        x = alpha[s] * x0_hat + sigma[s] * (x - alpha[t] * x0_hat) / sigma[t]
-    return [float(x[0]), float(x[1] / std)]
 
 
 def on_one_mode(
@@ -127,7 +77,7 @@ def predict(recipe: str, S: int, std: float) -> list[float]:
     schedule = schedules.make_schedule("scaled_linear", T, mended)
     levels = timesteps.make_timesteps(spacing, T, S, schedule)
     if name == "ddim":
-        return closed_form(schedule, levels, std)
+        return ddim_on_one_mode(schedule, levels, std)
     return on_one_mode(SOLVERS[name], schedule, levels, std)
 
 

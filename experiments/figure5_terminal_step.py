@@ -16,18 +16,16 @@ for the first level that the noise reaches.
 Half a minute on 2 CPU cores.
 """
 
-import base64
-import io
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from matplotlib.figure import Figure
-from PIL import Image
 
+from experiments.pictures import pack, unpack
 from experiments.record import Experiment, row, run
-from zsnr_jax import data, generate, plotting, randomness, samplers, schedules, timesteps
+from zsnr_jax import data, plotting, randomness, samplers, schedules, timesteps
 from zsnr_jax.data.brightness import LABELS
 from zsnr_jax.evaluation import brightness, ideal
 
@@ -66,7 +64,8 @@ def measure(smoke: bool) -> dict[str, Any]:
             x0_hat = np.asarray(estimates(members, schedule, path, x_T))
             found[name][condition] = statistics(x0_hat, members)
             if condition == SHOWN:
-                pictures[name] = to_png(x0_hat[:, :NUM_SHOWN])
+                shown = np.moveaxis(x0_hat[:, :NUM_SHOWN], 1, 0)  # a row for each noise
+                pictures[name] = pack(shown.reshape(-1, *shown.shape[2:]))
     return {
         "rows": list(rows(found)),
         "levels": LEVELS.tolist(),
@@ -125,15 +124,6 @@ def rows(found: dict[str, Any]) -> Any:
         )
 
 
-def to_png(x0_hat: np.ndarray) -> str:
-    """Estimates [10, B, H, W, C] as one PNG of B rows, in base64."""
-    tiled = generate.to_uint8(x0_hat).transpose(1, 0, 2, 3, 4)
-    grid = plotting.image_grid(tiled.reshape(-1, *x0_hat.shape[2:]), columns=10, scale=1)
-    buffer = io.BytesIO()
-    Image.fromarray(grid).save(buffer, format="PNG", optimize=True)
-    return base64.b64encode(buffer.getvalue()).decode()
-
-
 def draw(results: dict[str, Any]) -> Figure:
     """Variance by level, and under each level the estimates of three noises."""
     theme = plotting.LIGHT
@@ -153,7 +143,8 @@ def draw(results: dict[str, Any]) -> Figure:
     curve.set_title(f"all images, {results['num_noises']} noises", loc="right", fontsize=9)
     curve.spines[["top", "right"]].set_visible(False)
     for axes, (name, colour) in zip(strips, colours.items()):
-        grid = Image.open(io.BytesIO(base64.b64decode(results["pictures"][name])))
+        images = unpack(results["pictures"][name])
+        grid = plotting.image_grid(images, columns=len(LEVELS), scale=1)
         axes.imshow(grid, extent=(-0.5, 9.5, NUM_SHOWN, 0), aspect="auto", interpolation="nearest")
         axes.set_yticks(np.arange(NUM_SHOWN) + 0.5, [f"noise {i + 1}" for i in range(NUM_SHOWN)])
         axes.set_title(f"x0_hat given the label “{SHOWN}”, {name} schedule", loc="left",

@@ -27,10 +27,8 @@ and guidance at levels 800 and below only (arXiv 2404.07724), neither with resca
 A minute on 2 CPU cores.
 """
 
-import base64
 import math
-import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -39,16 +37,16 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from experiments.figure4_sample_steps import even_starts
+from experiments.pictures import pack, unpack
 from experiments.record import Experiment, row, run
+from experiments.recovery import even_starts
 from zsnr_jax import apg, data, guidance, plotting, predictions, samplers, schedules, timesteps
 from zsnr_jax.data.brightness import LABELS
-from zsnr_jax.evaluation import brightness, ideal
+from zsnr_jax.evaluation import brightness, exposure, ideal
 from zsnr_jax.predictions import Denoise
 
 T, SCALE, HIGHEST = 1000, 7.5, 800
 PHIS = (0.0, 0.25, 0.5, 0.75, 1.0)
-BEYOND = 1 + 1 / 255  # half a step of 8 bits
 SCHEDULE = schedules.make_schedule("scaled_linear", T, zero_terminal_snr=True)
 ALPHAS, SIGMAS = jnp.asarray(SCHEDULE.alpha), jnp.asarray(SCHEDULE.sigma)
 DDIM = samplers.ddim()
@@ -131,15 +129,10 @@ def make_draw(denoisers: Callable[[Any], tuple[Denoise, Denoise]], num_steps: in
     return jax.jit(draw, static_argnums=0)
 
 
-def exposure(images: np.ndarray) -> list[float]:
+def exposures(images: np.ndarray) -> list[float]:
     """The share of values beyond [-1, 1], and how far all are beyond it in the mean."""
-    excess = np.maximum(np.abs(images) - 1, 0)
-    return [float(np.mean(excess > BEYOND - 1)), float(np.mean(excess))]
-
-
-def contrast(images: np.ndarray) -> float:
-    """Standard deviation over an image's values, in the mean over images."""
-    return float(np.mean(np.std(images, axis=(1, 2, 3))))
+    images = images.reshape(-1, *images.shape[-3:])
+    return [float(np.mean(of(images))) for of in (exposure.overexposed, exposure.excess)]
 
 
 def at_T(images: np.ndarray, labels: np.ndarray, scale: float, phi: float) -> list[float]:
@@ -149,7 +142,7 @@ def at_T(images: np.ndarray, labels: np.ndarray, scale: float, phi: float) -> li
         own = images[labels == label].mean(axis=0)
         x0_hat = mean + scale * (own - mean)
         found.append(x0_hat * (phi * np.std(own) / np.std(x0_hat) + 1 - phi))
-    return exposure(np.stack(found))
+    return exposures(np.stack(found))
 
 
 def judge(samples: np.ndarray, seen: np.ndarray, images: np.ndarray, labels: np.ndarray) -> Any:
@@ -157,11 +150,11 @@ def judge(samples: np.ndarray, seen: np.ndarray, images: np.ndarray, labels: np.
     real = [images[labels == label] for label in range(len(LABELS))]
     groups = [brightness.mean_brightness(group) for group in samples]
     return {
-        "at_T": exposure(seen[:, 0]),
-        "on_the_way": exposure(seen),
-        "samples": exposure(samples),
-        "contrast": float(np.mean([contrast(group) for group in samples]))
-        / float(np.mean([contrast(group) for group in real])),
+        "at_T": exposures(seen[:, 0]),
+        "on_the_way": exposures(seen),
+        "samples": exposures(samples),
+        "contrast": float(np.mean([np.mean(exposure.contrast(group)) for group in samples]))
+        / float(np.mean([np.mean(exposure.contrast(group)) for group in real])),
         "mean_recovered": brightness.recovery_slope(
             groups, [brightness.mean_brightness(group) for group in real]
         ),
@@ -228,23 +221,14 @@ WORDS = {
 }
 
 
-def pack(images: np.ndarray) -> str:
-    """Images [n, 16, 16, 3] in [-1, 1] as text for JSON: 8 bits a value."""
-    values = np.rint(np.clip(127.5 * (images + 1), 0, 255)).astype(np.uint8)
-    return base64.b64encode(zlib.compress(values.tobytes(), 9)).decode()
-
-
-def unpack(text: str) -> np.ndarray:
-    """The images of `pack`, uint8 [n, 16, 16, 3]."""
-    return np.frombuffer(zlib.decompress(base64.b64decode(text)), np.uint8).reshape(-1, 16, 16, 3)
-
-
 def draw(results: dict[str, Any]) -> Figure:
     """Samples, a row for each way and a column for each start; beside them the numbers."""
     figure = Figure(figsize=(12, 5), layout="constrained")
     halves: Any = figure.subfigures(1, 2, width_ratios=(1.3, 1))
     left, panels = halves
-    _draw_samples(left.subplots(), [unpack(text) for text in results["pictures"]])
+    samples = left.subplots()
+    draw_samples(samples, list(WAYS), [unpack(text) for text in results["pictures"]])
+    samples.set_title("samples of the ideal denoiser; each column from one noise", fontsize=10)
     theme, found = plotting.LIGHT, results["found"]
     share = {  # label -> colour, marker, denoiser, number
         "all x0_hat, ideal": (theme.flawed, "v", "ideal", "on_the_way"),
@@ -279,16 +263,16 @@ def draw(results: dict[str, Any]) -> Figure:
 PLACES = {"no guidance": -0.3, "projected": 1.3, f"levels to {HIGHEST}": 1.6}  # on the axis of phi
 
 
-def _draw_samples(axes: Axes, rows: list[np.ndarray]) -> None:
+def draw_samples(axes: Axes, ways: Sequence[str], rows: list[np.ndarray]) -> None:
+    """A row of samples [2 labels, H, H, 3] for each way, two of each label."""
     grid = plotting.image_grid(np.concatenate(rows), columns=len(rows[0]), scale=4)
     axes.imshow(grid, interpolation="nearest")
     pitch = (len(grid) - 2) / len(rows)
-    axes.set_yticks([pitch * (i + 0.5) for i in range(len(rows))], WAYS, fontsize=9)
+    axes.set_yticks([pitch * (i + 0.5) for i in range(len(rows))], ways, fontsize=9)
     names = [label.replace(" ", "\n") for label in LABELS]
     axes.set_xticks([pitch * (2 * i + 1) for i in range(len(names))], names, fontsize=9)
     axes.tick_params(length=0)
     axes.spines[:].set_visible(False)
-    axes.set_title("samples of the ideal denoiser; each column from one noise", fontsize=10)
 
 
 def check(results: dict[str, Any]) -> None:

@@ -2,11 +2,13 @@
 
 An experiment's module holds one `EXPERIMENT`, and is run as
 
-  python -m experiments.NAME [--smoke] [--out=FOLDER]
+  python -m experiments.NAME [--smoke] [--out=FOLDER] [--workdir=FOLDER]
 
-It measures, writes NAME.json and NAME.png into experiments/results (or FOLDER), prints its table,
-and only then asserts the direction of the claim, so that a surprise is on record too. `--smoke`
-measures less, to see that everything runs; its numbers mean nothing, and are not asserted.
+where --workdir is for the experiments that sample trained networks: they train there what is not
+yet trained (`experiments/trained.py`). It measures, writes NAME.json and NAME.png into
+experiments/results (or FOLDER), prints its table, and only then asserts the direction of the claim,
+so that a surprise is on record too. `--smoke` measures less, to see that everything runs; its
+numbers mean nothing, and are not asserted.
 """
 
 import argparse
@@ -30,10 +32,12 @@ class Experiment(NamedTuple):
     name: str  # of its module
     place: str  # in the paper: "Section 5.1, Figure 4"
     claim: str  # one sentence
-    # smoke -> "rows", as `row` makes them, and whatever the figure needs, as JSON can hold it
-    measure: Callable[[bool], dict[str, Any]]
+    # smoke -> "rows", as `row` makes them, and whatever the figure needs, as JSON can hold it.
+    # (smoke, workdir) -> the same, where the experiment is trained.
+    measure: Callable[..., dict[str, Any]]
     draw: Callable[[dict[str, Any]], Figure]
     check: Callable[[dict[str, Any]], None]  # AssertionError where the claim does not hold
+    trained: bool = False  # it samples networks that are trained in --workdir
 
 
 def row(what: str, paper: Any = None, predicted: Any = None, ours: Any = None) -> dict[str, Any]:
@@ -49,16 +53,18 @@ def run(experiment: Experiment, arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=experiment.claim)
     parser.add_argument("--smoke", action="store_true", help="measure less, and assert nothing")
     parser.add_argument("--out", type=Path, default=RESULTS, help="folder of the results")
+    if experiment.trained:
+        parser.add_argument("--workdir", type=Path, required=True, help="of trained networks")
     options = parser.parse_args(arguments)
     if options.smoke and options.out == RESULTS:
         parser.error("--smoke would overwrite the results on record: give it a folder by --out=")
     start = time.perf_counter()
-    results = experiment.measure(options.smoke)
+    results = experiment.measure(options.smoke, *([options.workdir] * experiment.trained))
     record = {
         "name": experiment.name,
         "place": experiment.place,
         "claim": experiment.claim,
-        "command": f"python -m experiments.{experiment.name}" + " --smoke" * options.smoke,
+        "command": _command(experiment, options),
         "hardware": parallel.describe(),
         "seconds": round(time.perf_counter() - start, 1),
         "holds": None if options.smoke else _holds(experiment, results),
@@ -70,6 +76,12 @@ def run(experiment: Experiment, arguments: Sequence[str] | None = None) -> None:
     print(table(record["rows"]))
     if not options.smoke:
         experiment.check(record)
+
+
+def _command(experiment: Experiment, options: argparse.Namespace) -> str:
+    words = ["python", "-m", f"experiments.{experiment.name}"]
+    words += [f"--workdir={options.workdir}"] * experiment.trained + ["--smoke"] * options.smoke
+    return " ".join(words)
 
 
 def _holds(experiment: Experiment, results: dict[str, Any]) -> bool:

@@ -29,13 +29,8 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from experiments.figure4_sample_steps import (
-    even_starts,
-    flat_pictures,
-    recovery_and_spread,
-    within,
-)
 from experiments.record import Experiment, row, run
+from experiments.recovery import even_starts, flat_pictures, recovery_and_spread, within
 from zsnr_jax import data, plotting, samplers, schedules, timesteps
 from zsnr_jax.data.brightness import LABELS
 from zsnr_jax.evaluation import brightness, ideal

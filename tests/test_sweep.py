@@ -54,16 +54,17 @@ def test_a_sweep_is_refused_in_one_sentence_before_any_run(make, message):
 
 
 def test_every_run_has_a_name_a_folder_and_the_command_a_user_would_type(tmp_path):
-    runs = sweep.plan(CONFIG, cross(A, grid("train.num_steps", [20])), tmp_path)
-    # Two settings are called num_steps, so that both are told whole.
+    varied = zipped(A, grid("train.num_steps", [20, 30]))
+    runs = sweep.plan(CONFIG, cross(varied, grid("seed", [7])), tmp_path)
+    # Two settings are called num_steps, so that both are told whole; the seed is the same in all.
     assert [run.name for run in runs] == [
         "sampler.num_steps=2,train.num_steps=20",
-        "sampler.num_steps=3,train.num_steps=20",
+        "sampler.num_steps=3,train.num_steps=30",
     ]
     assert runs[0].workdir == tmp_path / runs[0].name
     assert shlex.join(runs[0].command) == (
         f"python -m zsnr_jax.main --config={CONFIG} --workdir={runs[0].workdir} "
-        "--config.sampler.num_steps=2 --config.train.num_steps=20"
+        "--config.sampler.num_steps=2 --config.train.num_steps=20 --config.seed=7"
     )
 
 

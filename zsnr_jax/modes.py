@@ -45,17 +45,30 @@ def train(config: Config, workdir: Path, command: str) -> None:
 
 def evaluate(config: Config, workdir: Path, command: str) -> None:
     """Measure the samples of the newest checkpoint."""
-    run, state = _load(config, workdir)
+    run, state = load(config, workdir)
     _evaluate(run, state, workdir, command, None)
 
 
 def sample(config: Config, workdir: Path, command: str) -> None:
     """Draw samples of the newest checkpoint into drawn/; samples/ stays what results.json says."""
     del command
-    run, state = _load(config, workdir)
+    run, state = load(config, workdir)
     folder = workdir / "drawn"
     results.write_samples(run, jax.device_get(state.ema_params), folder)
     print(f"Samples: samples.png, guided.png and samples.npz in {folder}")
+
+
+def load(config: Config, workdir: Path) -> tuple[build.Run, TrainState]:
+    """The run and its newest state; nothing in the checkpoints folder is changed."""
+    run = build.build(config)
+    if not (workdir / "checkpoints").is_dir():
+        raise UsageError(f"{workdir} holds no checkpoints: train there first, with --mode=train.")
+    with _open(workdir, run.loop.keep, read_only=True) as checkpoints:
+        if checkpoints.latest_step() is None:
+            raise UsageError(f"{workdir} holds no checkpoint yet: train there first.")
+        state = _resume(run, checkpoints)
+    _require_same_run(workdir, run)
+    return run, state
 
 
 def parameter_table(run: build.Run) -> str:
@@ -130,19 +143,6 @@ def _require_same_run(workdir: Path, run: build.Run) -> None:
     except (OSError, ValueError) as error:
         raise UsageError(f"{path} cannot be read: choose another --workdir.") from error
     config_lib.require_same_run(saved, run.settings, str(workdir))
-
-
-def _load(config: Config, workdir: Path) -> tuple[build.Run, TrainState]:
-    """The run and its newest state; nothing in the checkpoints folder is changed."""
-    run = build.build(config)
-    if not (workdir / "checkpoints").is_dir():
-        raise UsageError(f"{workdir} holds no checkpoints: train there first, with --mode=train.")
-    with _open(workdir, run.loop.keep, read_only=True) as checkpoints:
-        if checkpoints.latest_step() is None:
-            raise UsageError(f"{workdir} holds no checkpoint yet: train there first.")
-        state = _resume(run, checkpoints)
-    _require_same_run(workdir, run)
-    return run, state
 
 
 def _resume(run: build.Run, checkpoints: Checkpoints) -> TrainState:

@@ -29,6 +29,8 @@ _METRICS = {
     "brightness/std_ratio": ("Standard deviation, samples / data", "1"),
     "brightness/wasserstein1": ("Distance of the distributions (W1)", "0"),
     "brightness/mean_recovery": ("Label means, samples / data", "1"),
+    "guided/overexposed": ("Guided samples: share of values beyond [-1, 1]", "0"),
+    "guided/contrast": ("Guided samples: contrast / data", "1"),
 }
 
 

@@ -1,8 +1,9 @@
 """What a trained run is worth: samples, their brightness against the data's, and the page.
 
-The statistics are taken at guidance scale 1, where the target is the distribution of the data;
-guidance changes it on purpose. Where the dataset is small enough, they stand beside those of two
-ideal denoisers, in closed form: of this run's recipe, and of the flawed one.
+The statistics of brightness are taken at guidance scale 1, where the target is the distribution of
+the data; guidance changes it on purpose, and of the guided samples exposure is told. Where the
+dataset is small enough, brightness stands beside that of two ideal denoisers, in closed form: of
+this run's recipe, and of the flawed one.
 """
 
 import dataclasses
@@ -12,7 +13,7 @@ import time
 import warnings
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -20,7 +21,7 @@ import numpy as np
 
 from zsnr_jax import files, parallel, plotting, randomness, report, timesteps
 from zsnr_jax.build import Run
-from zsnr_jax.evaluation import brightness, ideal
+from zsnr_jax.evaluation import brightness, exposure, ideal
 from zsnr_jax.generate import spread_labels, to_uint8
 from zsnr_jax.process import DiffusionProcess
 from zsnr_jax.randomness import Purpose
@@ -33,25 +34,29 @@ _GUIDED_SAMPLES = 64
 _PACKAGES = ("jax", "flax", "optax", "orbax-checkpoint")  # whose versions results.json names
 
 
-def write_samples(run: Run, params: Params, folder: Path) -> tuple[np.ndarray, np.ndarray]:
-    """Draw the samples of a run into a folder: PNG grids, and samples.npz with all of them.
+class Samples(NamedTuple):
+    """What a run draws: float32 [n, H, W, C], not clipped, and int [n]."""
 
-    Returns: the samples at guidance scale 1, float32 [n, H, W, C], and their labels, int [n].
-    """
+    images: np.ndarray  # at guidance scale 1
+    labels: np.ndarray
+    guided_images: np.ndarray
+    guided_labels: np.ndarray
+
+
+def write_samples(run: Run, params: Params, folder: Path) -> Samples:
+    """Draw the samples of a run into a folder: PNG grids, and samples.npz with all, in 8 bits."""
     _, data_labels = run.arrays
     labels = spread_labels(data_labels, run.num_samples)
-    samples = run.generator(params, labels)
+    images = run.generator(params, labels)
     guided_labels = spread_labels(data_labels, _GUIDED_SAMPLES)
-    guided = to_uint8(run.generator(params, guided_labels, guided=True))
+    guided_images = run.generator(params, guided_labels, guided=True)
+    drawn = Samples(images, labels, guided_images, guided_labels)
+    in_8_bits = drawn._replace(images=to_uint8(images), guided_images=to_uint8(guided_images))
     folder.mkdir(exist_ok=True)
-    plotting.save_image_grid(folder / "samples.png", to_uint8(samples))
-    plotting.save_image_grid(folder / "guided.png", guided)
-    np.savez_compressed(
-        folder / "samples.npz",
-        images=to_uint8(samples), labels=labels,
-        guided_images=guided, guided_labels=guided_labels,
-    )  # fmt: skip
-    return samples, labels
+    plotting.save_image_grid(folder / "samples.png", in_8_bits.images)
+    plotting.save_image_grid(folder / "guided.png", in_8_bits.guided_images)
+    np.savez_compressed(folder / "samples.npz", **in_8_bits._asdict())
+    return drawn
 
 
 def evaluate(
@@ -63,20 +68,22 @@ def evaluate(
     Returns: what results.json holds.
     """
     start = time.perf_counter()
-    samples, labels = write_samples(run, params, workdir / "samples")
+    drawn = write_samples(run, params, workdir / "samples")
+    samples, labels = drawn.images, drawn.labels
     seconds = {
         "train": train_seconds or _train_seconds_before(workdir),
         "sample": time.perf_counter() - start,
     }
     images, image_labels = run.arrays
     ideals = ideal_samples(run, labels)
-    for name, drawn in {"data": images, **ideals}.items():
-        plotting.save_image_grid(workdir / "samples" / f"{name}.png", to_uint8(drawn))
+    for name, shown in {"data": images, **ideals}.items():
+        plotting.save_image_grid(workdir / "samples" / f"{name}.png", to_uint8(shown))
     names = run.source.info.label_names
     measured = {
-        name: dict(brightness.evaluate(drawn, labels, images, image_labels, names, run.seed))
-        for name, drawn in {"samples": samples, **ideals}.items()
+        name: dict(brightness.evaluate(found, labels, images, image_labels, names, run.seed))
+        for name, found in {"samples": samples, **ideals}.items()
     }
+    of_guided = dict(exposure.evaluate(drawn.guided_images, images, run.seed))
     results = {
         "config_name": re.findall(r"--config[= ](\S+)", command)[0],
         "command": command,
@@ -90,12 +97,12 @@ def evaluate(
         "hardware": parallel.describe(),
         "versions": {name: version(name) for name in _PACKAGES},
         "seconds": seconds,
-        "metrics": measured.pop("samples"),
+        "metrics": measured.pop("samples") | of_guided,
         "ideal": {name.removeprefix("ideal_"): _values(m) for name, m in measured.items()},
         "histogram": {"edges": brightness.HISTOGRAM_EDGES.tolist()}
         | {
-            name: brightness.histogram(brightness.mean_brightness(drawn)).tolist()
-            for name, drawn in {"data": images, "samples": samples, **ideals}.items()
+            name: brightness.histogram(brightness.mean_brightness(found)).tolist()
+            for name, found in {"data": images, "samples": samples, **ideals}.items()
         },
     }
     files.write_text(workdir / "results.json", json.dumps(results, indent=2) + "\n")

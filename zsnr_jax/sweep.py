@@ -7,7 +7,8 @@
 Runs go one after another, each in its own process and folder, DIR/NAME, with its output in log.txt.
 What is finished is skipped, and what was broken off goes on, so that the same command repeated
 loses nothing. Runs that differ in sampling alone are trained once: the later ones borrow the
-checkpoints of the first. At the end stand a table, DIR/sweep.json, and a page, DIR/sweep.html.
+checkpoints of any finished run in DIR. Programs that are equal are compiled once, too. At the end
+stand a table, DIR/sweep.json, and a page, DIR/sweep.html.
 
 A sweep file is Python, and runs as such; its `get_sweep()` returns a list of overrides, made by the
 four functions below.
@@ -22,7 +23,8 @@ import shlex
 import shutil
 import subprocess
 import sys
-from collections.abc import Sequence
+import tempfile
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -71,7 +73,7 @@ class PlannedRun(NamedTuple):
     @property
     def training(self) -> str:
         """What its training depends on."""
-        return json.dumps(config_lib.of_training(self.settings), sort_keys=True)
+        return _training(self.settings)
 
 
 def plan(config: str, sweep: Sweep, workdir: Path) -> list[PlannedRun]:
@@ -110,30 +112,65 @@ def is_finished(run: PlannedRun) -> bool:
 
 def run_all(runs: Sequence[PlannedRun]) -> list[PlannedRun]:
     """Do what is not finished, here, one after another; returns those that failed."""
-    failed, trained = [], {}
-    for run in (progress := tqdm(runs, desc="sweep", unit="run")):
-        progress.set_postfix_str(run.name)
-        if not is_finished(run):
-            run.workdir.mkdir(parents=True, exist_ok=True)
-            command = [sys.executable, *run.command[1:]]
-            if run.training in trained:
-                _borrow(trained[run.training], run.workdir)
-                command.append("--mode=eval")
-            with open(run.workdir / "log.txt", "a", encoding="utf-8") as log:
-                done = subprocess.run(command, stdout=log, stderr=subprocess.STDOUT, check=False)
-            if done.returncode:
-                failed.append(run)
+    failed, trained = [], _trained({run.workdir.parent for run in runs})
+    with tempfile.TemporaryDirectory() as compiled:  # this machine's: another may not run them
+        environment = {"JAX_COMPILATION_CACHE_DIR": compiled} | os.environ
+        for run in (progress := tqdm(runs, desc="sweep", unit="run")):
+            progress.set_postfix_str(run.name)
+            if is_finished(run):
                 continue
-        trained.setdefault(run.training, run.workdir)
+            if _launch(run, trained.get(run.training), environment):
+                trained.setdefault(run.training, run.workdir)
+            else:
+                failed.append(run)
     return failed
+
+
+def _launch(run: PlannedRun, trained: Path | None, environment: Mapping[str, str]) -> bool:
+    """Do a run in a process of its own; whether it succeeded.
+
+    Args: trained: a folder with the checkpoints that it would train; None where there is none.
+    """
+    run.workdir.mkdir(parents=True, exist_ok=True)
+    command = [sys.executable, *run.command[1:]]
+    if trained is not None and not _has_own_checkpoints(run.workdir):
+        _borrow(trained, run.workdir)
+        command.append("--mode=eval")
+    with open(run.workdir / "log.txt", "a", encoding="utf-8") as log:
+        done = subprocess.run(
+            command, stdout=log, stderr=subprocess.STDOUT, env=environment, check=False
+        )
+    return done.returncode == 0
+
+
+def _trained(folders: Iterable[Path]) -> dict[str, Path]:
+    """The finished runs in some folders that have checkpoints of their own, by their training."""
+    found = {}
+    for path in sorted(path for folder in folders for path in folder.glob("*/results.json")):
+        if _has_own_checkpoints(path.parent):
+            results = report.load_run(path.parent).results
+            if results["step"] >= results["config"]["train"]["num_steps"]:
+                found.setdefault(_training(results["config"]), path.parent)
+    return found
+
+
+def _has_own_checkpoints(workdir: Path) -> bool:
+    checkpoints = workdir / "checkpoints"
+    return checkpoints.is_dir() and not checkpoints.is_symlink()
+
+
+def _training(settings: Mapping[str, Any]) -> str:
+    """What a run's training depends on."""
+    return json.dumps(config_lib.of_training(settings), sort_keys=True)
 
 
 def _borrow(trained: Path, workdir: Path) -> None:
     """Give a folder what an evaluation reads: another's settings, history and checkpoints."""
     for name in ("config.json", "metrics.jsonl"):
         shutil.copy(trained / name, workdir / name)
-    if not (workdir / "checkpoints").exists():
-        (workdir / "checkpoints").symlink_to((trained / "checkpoints").resolve())
+    link = workdir / "checkpoints"
+    link.unlink(missing_ok=True)  # of a run before, whose folder may be gone
+    link.symlink_to((trained / "checkpoints").resolve())
 
 
 def summarize(runs: Sequence[PlannedRun], workdir: Path) -> str:
@@ -172,14 +209,21 @@ def _merged(parts: Sequence[dict[str, Any]]) -> dict[str, Any]:
 
 
 def _names(sweep: Sweep) -> list[str]:
-    """What each run is called: its settings, by the last part of a name where that is clear."""
+    """What each run is called: what is set in it and not in all runs alike.
+
+    A setting is told by the last part of its name where that is clear.
+    """
     if not sweep:
         raise UsageError("the sweep has no runs: its get_sweep() returned an empty list.")
     keys = list(dict.fromkeys(key for overrides in sweep for key in overrides))
+    if len(sweep) > 1:
+        first = sweep[0].items()
+        alike = {k for k, v in first if all(k in other and other[k] == v for other in sweep)}
+        keys = [key for key in keys if key not in alike]
     last = [key.rpartition(".")[2] for key in keys]
     called = {key: part if last.count(part) == 1 else key for key, part in zip(keys, last)}
     names = [
-        ",".join(f"{called[key]}={value}".replace("/", "-") for key, value in overrides.items())
+        ",".join(f"{called[k]}={v}".replace("/", "-") for k, v in overrides.items() if k in called)
         or "default"
         for overrides in sweep
     ]
