@@ -8,9 +8,10 @@ when right.
 
 Predicted: brightness given the label as one Gaussian mode, of the data's own variance N tau^2. DDIM
 is linear on it, and `recovery.ddim_on_one_mode` follows it in NumPy; the second-order solvers are
-the library's, run on that mode. Flat pictures of Gaussian brightness are such a mode, and agree with it. Those of
-`brightness` keep more of the spread, by a tenth where there are few steps: their brightness is not
-Gaussian, and what a picture shows tells something of it, since content points towards mid-grey.
+the library's, run on that mode. Flat pictures of Gaussian brightness are such a mode, and agree
+with it. Those of `brightness` keep more of the spread, by a tenth where there are few steps: their
+brightness is not Gaussian, and what a picture shows tells something of it, since content points
+towards mid-grey.
 
 A caveat: a first-order solver at few steps shrinks the spread on the mended schedule too. Second
 order on trailing levels repairs little of that at S = 5, since the first step is long, and DDIM's

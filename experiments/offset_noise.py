@@ -109,7 +109,7 @@ def make_start(kind: str, network: trained.Network, labels: np.ndarray, level: i
     x_T = np.empty_like(noise)
     for label in range(len(LABELS)):
         leak, own = signal_leak.fit(network.images[network.labels == label], 4), labels == label
-        x_T[own] = signal_leak.start(leak, noise[own], leak_noise[own], alpha, sigma)
+        x_T[own] = signal_leak.start(leak, jnp.asarray(noise[own]), leak_noise[own], alpha, sigma)
     return x_T
 
 
