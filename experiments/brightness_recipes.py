@@ -1,118 +1,141 @@
 """The main job, fixed and flawed, over three seeds: the README's picture and its numbers.
 
-Claim (sections 2 and 3 of the paper): the flawed recipe cannot make very dark or very bright
-images, the four fixes can. Same network, data, seeds and budget; 512 samples a run.
+Claim (sections 2 and 3): the flawed recipe cannot make very dark or very bright images, the four
+fixes can. Same network, data, seeds and budget; 512 samples a run, from random noise.
 
-  python -m experiments.brightness_recipes --workdir=/tmp/zsnr_jax/recipes
+Predicted: the ideal denoiser, from the same noise.
 
-trains six models (skipping what is finished, resuming what is not), and writes
-results/brightness_recipes.json and brightness_recipes.png. Half an hour on 2 CPU cores.
+  python -m experiments.brightness_recipes --workdir=/tmp/zsnr_jax/trained
+
+Twenty minutes on 2 CPU cores, in which six networks are trained; seconds where they are.
 """
 
-import argparse
 import json
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from matplotlib.figure import Figure
 
+from experiments import trained
+from experiments.pictures import pack, unpack
+from experiments.record import Experiment, row, run
 from zsnr_jax import plotting
 from zsnr_jax.data import make_images
 from zsnr_jax.evaluation import brightness
 
-RESULTS = Path(__file__).parent / "results"
-RECIPES = {"fixed": "configs/brightness.py", "flawed": "configs/brightness.py:flawed"}
-SEEDS = (0, 1, 2)
+RECIPES, SEEDS = ("fixed", "flawed"), (0, 1, 2)
+METRICS = ("std_ratio", "wasserstein1", "mean_recovery")
+NUM_SHOWN = 24
 
 
-def train(recipe: str, seed: int, workdir: Path, smoke: bool) -> Path:
-    """Train one model by the command a user would type; returns its workdir."""
-    folder = workdir / f"{recipe}_{seed}"
-    if (folder / "results.json").exists():
-        return folder
-    config = RECIPES[recipe] + ("," if ":" in RECIPES[recipe] else ":") * smoke + "smoke" * smoke
-    command = [sys.executable, "-m", "zsnr_jax.main", f"--config={config}", f"--workdir={folder}"]
-    subprocess.run([*command, f"--config.seed={seed}"], check=True)
-    return folder
+def measure(smoke: bool, workdir: Path) -> dict[str, Any]:
+    """Both recipes' numbers; of the data and of the first seeds, histogram and pictures."""
+    seeds = SEEDS[:1] if smoke else SEEDS
+    folders = {
+        name: [trained.train(name, workdir, seed, smoke) for seed in seeds] for name in RECIPES
+    }
+    found = {name: summarize(runs) for name, runs in folders.items()}
+    dataset = json.loads((folders["fixed"][0] / "results.json").read_text())["dataset"]["name"]
+    images = {"data": make_images(int(dataset.partition("/")[2]), 512, seed=0)[0]}
+    images |= {name: samples_of(runs[0]) for name, runs in folders.items()}
+    rows = [
+        row(f"{name}: std ratio, and its interval", "pictures", here["ideal_std_ratio"],
+            [here["std_ratio"][key] for key in ("value", "low", "high")])
+        for name, here in found.items()
+    ]  # fmt: skip
+    return {
+        "rows": rows,
+        **found,
+        "pictures": {
+            name: pack(plotting.by_brightness(some, NUM_SHOWN) / 127.5 - 1)
+            for name, some in images.items()
+        },
+        "histograms": {
+            name: brightness.histogram(brightness.mean_brightness(some)).tolist()
+            for name, some in images.items()
+        },
+    }
 
 
-def summarize(folders: list[Path]) -> dict:
+def samples_of(folder: Path) -> np.ndarray:
+    """A run's samples, uint8 [n, H, W, C]."""
+    return np.load(folder / "samples" / "samples.npz")["images"]
+
+
+def summarize(folders: list[Path]) -> dict[str, Any]:
     """The runs of one recipe: each one's numbers, and the std ratio of all their samples together.
 
     The interval resamples within each run; every run's ratio is to the same data.
     """
     runs = [json.loads((folder / "results.json").read_text()) for folder in folders]
-    samples = [
-        brightness.mean_brightness(np.load(folder / "samples" / "samples.npz")["images"])
-        for folder in folders
-    ]
+    samples = [brightness.mean_brightness(samples_of(folder)) for folder in folders]
     data_std = np.sqrt((1 - 1 / runs[0]["dataset"]["num_examples"] ** 2) / 3)  # the set's exact law
     pooled = brightness.bootstrap(
         lambda groups: float(np.mean([np.std(group) for group in groups]) / data_std),
         samples,
         np.random.default_rng(0),
     )
-    names = ("std_ratio", "wasserstein1", "mean_recovery")
     return {
         "std_ratio": pooled,
         "ideal_std_ratio": float(np.mean([run["ideal"]["this"]["std_ratio"] for run in runs])),
         "runs": [
-            {name: run["metrics"][f"brightness/{name}"] for name in names}
+            {name: run["metrics"][f"brightness/{name}"] for name in METRICS}
+            | {"ideal_" + name: run["ideal"]["this"][name] for name in METRICS}
             | {"seed": run["config"]["seed"], "seconds": run["seconds"], "step": run["step"]}
             for run in runs
         ],
-        "hardware": runs[0]["hardware"],
         "num_samples": runs[0]["num_samples"],
     }
 
 
-def draw(folders: dict[str, list[Path]], results: dict, path: Path) -> None:
-    """The README's picture: the data, and the first seed of each recipe."""
-    dataset = json.loads((folders["fixed"][0] / "results.json").read_text())["dataset"]["name"]
-    size = int(dataset.partition("/")[2])
-    data = make_images(size, 512, seed=0)[0]
-    sets = [("The data", "brightness uniform from -1 to 1", data, plotting.LIGHT.faint)]
-    for recipe, title, colour in (
-        ("flawed", "Trained and sampled flawed", plotting.LIGHT.flawed),
-        ("fixed", "With the four fixes", plotting.LIGHT.samples),
-    ):
-        images = np.load(folders[recipe][0] / "samples" / "samples.npz")["images"]
-        ratio = results[recipe]["runs"][0]["std_ratio"]["value"]
-        sets.append((title, f"{ratio:.2f} of the data's spread", images, colour))
-    plotting.save_figure(path, plotting.recipes_beside_each_other(sets))
-
-
-def main() -> None:
-    """Train what is missing, then measure, draw and assert."""
-    parser = argparse.ArgumentParser(
-        description="Train the main job, fixed and flawed, over three seeds."
-    )
-    parser.add_argument("--workdir", type=Path, required=True, help="where the runs go")
-    parser.add_argument("--smoke", action="store_true", help="tiny networks, results beside them")
-    arguments = parser.parse_args()
-    folders = {
-        recipe: [train(recipe, seed, arguments.workdir, arguments.smoke) for seed in SEEDS]
-        for recipe in RECIPES
+def draw(results: dict[str, Any]) -> Figure:
+    """The README's picture: of the data and the first seeds, a strip and the histogram."""
+    theme = plotting.LIGHT
+    spread = {name: results[name]["runs"][0]["std_ratio"]["value"] for name in RECIPES}
+    sets = {
+        "data": ("The data", "brightness uniform from -1 to 1", theme.faint),
+        "flawed": ("Trained and sampled flawed", "{flawed:.2f} of the data's spread", theme.flawed),
+        "fixed": ("With the four fixes", "{fixed:.2f} of the data's spread", theme.samples),
     }
-    out = arguments.workdir if arguments.smoke else RESULTS
-    out.mkdir(parents=True, exist_ok=True)
-    results: dict[str, Any] = {recipe: summarize(runs) for recipe, runs in folders.items()}
-    results["command"] = f"python -m experiments.brightness_recipes --workdir={arguments.workdir}"
-    (out / "brightness_recipes.json").write_text(json.dumps(results, indent=2) + "\n")
-    draw(folders, results, out / "brightness_recipes.png")
-    for recipe in RECIPES:
-        found = results[recipe]
-        print(
-            "{0:<7} std ratio {value:.3f} [{low:.3f}, {high:.3f}], ideal {1:.3f}".format(
-                recipe, found["ideal_std_ratio"], **found["std_ratio"]
-            )
+    figure = Figure(figsize=(10, 4.8), layout="constrained")
+    panels = figure.subplots(len(sets), 2, width_ratios=[3, 1.3])
+    for (strip, bars), (name, (title, note, colour)) in zip(panels, sets.items()):
+        images = unpack(results["pictures"][name])
+        strip.imshow(plotting.image_grid(images, columns=NUM_SHOWN // 2, scale=4, pad=4))
+        strip.set_axis_off()
+        strip.set_title(title, loc="left", fontsize=10, weight="bold", color=theme.ink)
+        strip.set_title(note.format(**spread), loc="right", fontsize=9, color=theme.ink)
+        bars.stairs(
+            results["histograms"][name], brightness.HISTOGRAM_EDGES, fill=True, color=colour
         )
-    if not arguments.smoke:
-        fixed, flawed = (results[recipe]["std_ratio"]["value"] for recipe in RECIPES)
-        assert fixed - flawed >= 0.25, "the fixes should widen the spread of brightness"
+        bars.set(xlim=(-1, 1), ylim=(0, 1.6), yticks=[])
+        bars.set_xticks([-1, 0, 1], ["black", "0", "white"], fontsize=8)
+        bars.spines[["top", "right", "left"]].set_visible(False)
+    panels[0][1].set_title("mean brightness of an image", fontsize=9, color=theme.ink)
+    return figure
+
+
+def check(results: dict[str, Any]) -> None:
+    """The fixes widen the spread, and each recipe gives what the ideal denoiser gives."""
+    fixed, flawed = (results[name]["std_ratio"]["value"] for name in RECIPES)
+    assert fixed - flawed > 0.25
+    for name in RECIPES:
+        assert len(results[name]["runs"]) == len(SEEDS)
+        for here in results[name]["runs"]:
+            assert abs(here["std_ratio"]["value"] - here["ideal_std_ratio"]) < 0.07, here["seed"]
+
+
+EXPERIMENT = Experiment(
+    "brightness_recipes",
+    "Sections 2 and 3",
+    "The flawed recipe makes medium brightness; the four fixes make dark and bright.",
+    measure,
+    draw,
+    check,
+    trained=True,
+)
 
 
 if __name__ == "__main__":
-    main()
+    run(EXPERIMENT)

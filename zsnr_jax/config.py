@@ -25,7 +25,9 @@ def default_config() -> Config:
     config.seed = 0  # of initialisation, data order, noise and samples
 
     config.dataset = ConfigDict()
-    config.dataset.name = "brightness/32"  # a TFDS name; brightness/{16,32,64}, digits are embedded
+    config.dataset.name = (
+        "brightness/32"  # a TFDS name; brightness/{8,16,32,64}, digits are embedded
+    )
     config.dataset.batch_size = 64  # over all devices and hosts
     config.dataset.image_size = 0  # resize (centre crop) to this many pixels a side; 0 keeps theirs
     config.dataset.flip = False  # mirror images at random: for natural images

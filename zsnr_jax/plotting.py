@@ -120,28 +120,6 @@ def brightness_histogram(results: Mapping[str, Any], dark: bool = False) -> Figu
     return figure
 
 
-def recipes_beside_each_other(sets: Sequence[tuple[str, str, np.ndarray, str]]) -> Figure:
-    """Draw sets of images one under another: a strip from dark to bright, and the histogram.
-
-    Args: sets: (title, note, images uint8 [n, H, W, C], colour of the histogram) each.
-    """
-    figure = Figure(figsize=(10, 1.5 * len(sets) + 0.3), layout="constrained")
-    panels = figure.subplots(len(sets), 2, width_ratios=[3, 1.3], squeeze=False)
-    edges = np.linspace(-1, 1, 21)
-    for (strip, bars), (title, note, images, colour) in zip(panels, sets, strict=True):
-        strip.imshow(image_grid(by_brightness(images, 24), columns=12, scale=4, pad=4))
-        strip.set_axis_off()
-        strip.set_title(title, loc="left", fontsize=10, weight="bold", color=LIGHT.ink)
-        strip.set_title(note, loc="right", fontsize=9, color=LIGHT.ink)
-        mean = images.mean(axis=(1, 2, 3)) / 127.5 - 1
-        bars.hist(mean, edges, density=True, color=colour)
-        bars.set(xlim=(-1, 1), ylim=(0, 1.6), yticks=[])
-        bars.set_xticks([-1, 0, 1], ["black", "0", "white"], fontsize=8)
-        bars.spines[["top", "right", "left"]].set_visible(False)
-    panels[0][1].set_title("mean brightness of an image", fontsize=9, color=LIGHT.ink)
-    return figure
-
-
 def loss_curve(rows: Rows, dark: bool = False) -> Figure:
     """Draw the loss, and apart from it the loss at t = T, over the steps, on a log scale.
 
