@@ -228,6 +228,17 @@ def check(results: dict[str, Any]) -> None:
     assert shares["overexposed"]["rescale"] < 0
 
 
+def summary(results: dict[str, Any]) -> str:
+    """What each fix is worth: in the spread, and the rescale in exposure."""
+    gains = results["shares"]["trained"]
+    worth = ", ".join(f"{fix} {gains['std_ratio'][fix]:+.2f}" for fix in FIXES)
+    rescale = 100 * gains["overexposed"]["rescale"]
+    return (
+        f"shares in the std ratio: {worth}; the rescale moves the share of over-exposed values by "
+        f"{rescale:+.0f} points at w = {SCALE}"
+    )
+
+
 EXPERIMENT = Experiment(
     "ablation_fixes",
     "Section 3",
@@ -236,6 +247,8 @@ EXPERIMENT = Experiment(
     measure,
     draw,
     check,
+    "pictures",
+    summary,
     trained=True,
 )
 

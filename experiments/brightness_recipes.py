@@ -126,6 +126,16 @@ def check(results: dict[str, Any]) -> None:
             assert abs(here["std_ratio"]["value"] - here["ideal_std_ratio"]) < 0.07, here["seed"]
 
 
+def summary(results: dict[str, Any]) -> str:
+    """The std ratio of both, with its interval."""
+    fixed, flawed = (
+        "{value:.3f} [{low:.3f}, {high:.3f}]".format(**results[name]["std_ratio"])
+        + f" (ideal {results[name]['ideal_std_ratio']:.3f})"
+        for name in RECIPES
+    )
+    return f"std ratio, flawed {flawed}, fixed {fixed}; three seeds"
+
+
 EXPERIMENT = Experiment(
     "brightness_recipes",
     "Sections 2 and 3",
@@ -133,6 +143,8 @@ EXPERIMENT = Experiment(
     measure,
     draw,
     check,
+    "pictures",
+    summary,
     trained=True,
 )
 

@@ -38,7 +38,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from experiments.pictures import pack, unpack
-from experiments.record import Experiment, row, run
+from experiments.record import Experiment, measured, row, run
 from experiments.recovery import even_starts
 from zsnr_jax import apg, data, guidance, plotting, predictions, samplers, schedules, timesteps
 from zsnr_jax.data.brightness import LABELS
@@ -297,6 +297,19 @@ def check(results: dict[str, Any]) -> None:
         assert abs(numbers["mean_recovered"] - 1) < 0.3
 
 
+def summary(results: dict[str, Any]) -> str:
+    """What is over-exposed on the way, by phi."""
+    found = measured(results)
+    none, some, full = (
+        100 * found[f"ideal, phi = {phi:g}: x0_hat at all levels, the same"][0]
+        for phi in (0, 0.75, 1)
+    )
+    return (
+        f"values of x0_hat beyond [-1, 1] at w = 7.5: {none:.0f} % at phi = 0, {some:.0f} % at "
+        f"0.75, {full:.1g} % at 1"
+    )
+
+
 EXPERIMENT = Experiment(
     "figure6_guidance_rescale",
     "Section 5.3, Figure 6",
@@ -304,6 +317,8 @@ EXPERIMENT = Experiment(
     measure,
     draw,
     check,
+    "phi = 0 over-exposes, 0.5 to 0.75 best",
+    summary,
 )
 
 

@@ -113,6 +113,18 @@ def check(results: dict[str, Any]) -> None:
     assert over_phi["contrast"][-1] < over_phi["contrast"][0] / 1.5
 
 
+def summary(results: dict[str, Any]) -> str:
+    """What is over-exposed in samples, and their contrast, by phi."""
+    over, contrast = (
+        [np.ravel(results["found"][f"phi = {phi:g}"][name])[0] for phi in (0, 0.75, 1)]
+        for name in ("samples", "contrast")
+    )
+    return (
+        "values of samples beyond [-1, 1]: {:.0f} % at phi = 0, {:.0f} % at 0.75, {:.0f} % at 1; "
+        "contrast {:.2f}, {:.2f}, {:.2f} of the data's"
+    ).format(*(100 * share for share in over), *contrast)
+
+
 EXPERIMENT = Experiment(
     "figure6_trained",
     "Section 5.3, Figure 6",
@@ -120,6 +132,8 @@ EXPERIMENT = Experiment(
     measure,
     draw,
     check,
+    "the same",
+    summary,
     trained=True,
 )
 

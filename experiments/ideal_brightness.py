@@ -90,6 +90,17 @@ def check(results: dict[str, Any]) -> None:
     assert all(less < more for less, more in zip(flawed, fixed)) and np.all(np.diff(flawed) < 0)
 
 
+def summary(results: dict[str, Any]) -> str:
+    """The spread at each size under both recipes."""
+    fixed, flawed = (
+        ", ".join(
+            f"{recipes[name]['std_ratio']['value']:.2f}" for recipes in results["sizes"].values()
+        )
+        for name in RECIPES
+    )
+    return f"std ratio at {', '.join(results['sizes'])} pixels: flawed {flawed}; fixed {fixed}"
+
+
 EXPERIMENT = Experiment(
     "ideal_brightness",
     "Section 2",
@@ -98,6 +109,8 @@ EXPERIMENT = Experiment(
     measure,
     draw,
     check,
+    "pictures",
+    summary,
 )
 
 

@@ -219,6 +219,15 @@ def check(results: dict[str, Any]) -> None:
         assert deaf < hearing
 
 
+def summary(results: dict[str, Any]) -> str:
+    """Mean and spread in every way."""
+    parts = (
+        f"{name} {here['ours'][0]:.2f}, {here['ours'][1]:.2f}"
+        for name, here in results["found"].items()
+    )
+    return "mean and spread that come through: " + "; ".join(parts)
+
+
 EXPERIMENT = Experiment(
     "offset_noise",
     "Section 5.4",
@@ -227,6 +236,8 @@ EXPERIMENT = Experiment(
     measure,
     draw,
     check,
+    "argued",
+    summary,
     trained=True,
 )
 

@@ -37,6 +37,8 @@ class Experiment(NamedTuple):
     measure: Callable[..., dict[str, Any]]
     draw: Callable[[dict[str, Any]], Figure]
     check: Callable[[dict[str, Any]], None]  # AssertionError where the claim does not hold
+    paper: str  # what the paper gives for it: a number, "argued", "pictures"
+    summary: Callable[[dict[str, Any]], str]  # what we find, in a line of the README's table
     trained: bool = False  # it samples networks that are trained in --workdir
 
 
@@ -46,6 +48,11 @@ def row(what: str, paper: Any = None, predicted: Any = None, ours: Any = None) -
     Args: paper: what the paper prints; predicted: by a closed form; ours: measured.
     """
     return {"what": what, "paper": paper, "predicted": predicted, "ours": ours}
+
+
+def measured(results: dict[str, Any]) -> dict[str, Any]:
+    """What was measured, by the words of its row."""
+    return {line["what"]: line["ours"] for line in results["rows"]}
 
 
 def run(experiment: Experiment, arguments: Sequence[str] | None = None) -> None:
@@ -64,6 +71,8 @@ def run(experiment: Experiment, arguments: Sequence[str] | None = None) -> None:
         "name": experiment.name,
         "place": experiment.place,
         "claim": experiment.claim,
+        "paper": experiment.paper,
+        "summary": None if options.smoke else experiment.summary(results),
         "command": _command(experiment, options),
         "hardware": parallel.describe(),
         "seconds": round(time.perf_counter() - start, 1),

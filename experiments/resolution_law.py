@@ -7,7 +7,7 @@ only. So q = SNR(T) N tau^2 measures the flaw, with N = 3 H W here, since the th
 and fall together, and tau the spread of the mean given the label. The paper gives no such law;
 `ideal.one_mode_law` is the prediction, for sizes 8 to 256 on three schedules.
 
-Measured, by the ideal denoiser of `brightness` at 16, 32 and 64, given the label:
+Measured, by the ideal denoiser of `brightness` at 8, 16, 32 and 64, given the label:
 
 - exact: from T itself, by dpmpp_2m at 50 levels even in the log SNR, which stands for the exact ODE
   of the law (DDIM would need a thousand steps for it). Flat pictures of Gaussian brightness are the
@@ -73,11 +73,11 @@ def sample(way: str, size: int, num_each: int) -> tuple[list[float], float]:
 
 
 def measure(smoke: bool) -> dict[str, Any]:
-    """The law at all sizes, and what the ideal denoiser keeps at three of them."""
-    sizes, width = ((16,), 64) if smoke else ((16, 32, 64), 1536)  # of a label's samples in a row
+    """The law at all sizes, and what the ideal denoiser keeps at four of them."""
+    sizes, width = ((8,), 32) if smoke else ((8, 16, 32, 64), 1536)  # of a label's samples in a row
     rows, measured, taus = [], {way: [] for way in WAYS}, []
     for way, (name, mended, *_) in WAYS.items():
-        for size in sizes[:2] if way.endswith("flat pictures") else sizes:
+        for size in sizes[:3] if way.endswith("flat pictures") else sizes:
             ours, tau = sample(way, size, width // size)
             taus.append(tau)
             measured[way].append([size, law(name, size, tau, mended), ours])
@@ -103,7 +103,7 @@ def draw(results: dict[str, Any]) -> Figure:
     figure.suptitle("How much brightness is lost at which size of picture?", x=0.01, ha="left",
                     weight="bold")  # fmt: skip
     figure.supxlabel("Lines: one Gaussian mode, N = 3 H W. Marks: the ideal denoiser of "
-                     "brightness/16, /32 and /64.", fontsize=9)  # fmt: skip
+                     "brightness/8, /16, /32 and /64.", fontsize=9)  # fmt: skip
     return figure
 
 
@@ -151,6 +151,16 @@ def check(results: dict[str, Any]) -> None:
             np.testing.assert_allclose(ours, predicted, atol=tolerance, err_msg=way)
 
 
+def summary(results: dict[str, Any]) -> str:
+    """The spread at each size, beside the law's."""
+    sizes, laws, found = zip(*results["measured"]["exact"])
+    listed = lambda parts: ", ".join(f"{spread:.2f}" for _, spread in parts)  # noqa: E731
+    return (
+        f"spread at {', '.join(map(str, sizes))} pixels: {listed(found)}; the law for one Gaussian "
+        f"mode: {listed(laws)}"
+    )
+
+
 EXPERIMENT = Experiment(
     "resolution_law",
     "Section 2",
@@ -158,6 +168,8 @@ EXPERIMENT = Experiment(
     measure,
     draw,
     check,
+    "-",
+    summary,
 )
 
 

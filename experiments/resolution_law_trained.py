@@ -95,6 +95,16 @@ def check(results: dict[str, Any]) -> None:
         np.testing.assert_allclose(here["ours"], here["predicted"], atol=TOLERANCE)
 
 
+def summary(results: dict[str, Any]) -> str:
+    """The spread at each size, beside the ideal denoiser's."""
+    found = results["found"]
+    sizes = ", ".join(str(here["size"]) for here in found)
+    ours, ideal = (
+        ", ".join(f"{here[side][1]:.2f}" for here in found) for side in ("ours", "predicted")
+    )
+    return f"spread at {sizes} pixels, S = 50: {ours}; the ideal denoiser: {ideal}"
+
+
 EXPERIMENT = Experiment(
     "resolution_law_trained",
     "Section 2",
@@ -102,6 +112,8 @@ EXPERIMENT = Experiment(
     measure,
     draw,
     check,
+    "-",
+    summary,
     trained=True,
 )
 

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 
-from experiments.record import Experiment, row, run
+from experiments.record import Experiment, measured, row, run
 from zsnr_jax import plotting, timesteps
 
 PAPER = {  # the levels as printed, in the paper's order
@@ -88,6 +88,17 @@ def check(results: dict[str, Any]) -> None:
     assert 1000 not in results["levels"]["leading"] and 1 in results["levels"]["linspace"]
 
 
+def summary(results: dict[str, Any]) -> str:
+    """Whether the levels are the paper's, and how many S have as many levels."""
+    same = all(line["ours"] == line["paper"] for line in results["rows"][:3])
+    wrong = sum(
+        measured(results)[f"{spacing}: how many S of 1..1000 give another number of levels"]
+        for spacing in PAPER
+    )
+    levels = "the same" if same else "others"
+    return f"{levels}; {wrong} of the S in 1..1000 give another number of levels"
+
+
 EXPERIMENT = Experiment(
     "table2_sample_steps",
     "Section 3.3, Table 2",
@@ -96,6 +107,8 @@ EXPERIMENT = Experiment(
     measure,
     draw,
     check,
+    "the levels of S = 10",
+    summary,
 )
 
 

@@ -14,7 +14,9 @@ from zsnr_jax import page
 from zsnr_jax.errors import UsageError
 
 COLUMNS = ("what", "paper", "predicted", "ours")
-_KEYS = ("name", "place", "claim", "command", "hardware", "seconds", "rows", "holds")
+_KEYS = (
+    "name", "place", "claim", "paper", "summary", "command", "hardware", "seconds", "rows", "holds"
+)  # fmt: skip
 
 
 def load(folder: pathlib.Path) -> list[dict[str, Any]]:
@@ -59,9 +61,11 @@ def _claim(record: Mapping[str, Any], folder: pathlib.Path) -> str:
     picture = page.data_uri((folder / f"{record['name']}.png").read_bytes(), "image/png")
     verdict = {True: "It holds.", False: "It does not hold here.", None: "Measured in small only."}
     seconds = page.duration(record["seconds"], "measured")
+    summary = record["summary"]
+    said = f"<p>The paper: {page.text(record['paper'])}. Here: {page.text(summary)}.</p>" * bool(summary)
     return (
         f"<section><h2>{page.text(record['claim'])}</h2>"
-        f"<p class=quiet>{page.text(record['place'])}. {verdict[record['holds']]}</p>"
+        f"<p class=quiet>{page.text(record['place'])}. {verdict[record['holds']]}</p>{said}"
         f'<figure><img src="{picture}" alt="{page.text(record["claim"])}"></figure>'
         f"{_table(record['rows'])}<pre>{page.text(record['command'])}</pre>"
         f"<p class=quiet>{page.text(seconds)} on {page.text(record['hardware'])}</p></section>"

@@ -192,7 +192,7 @@ def make_images(size: int, num_images: int, seed: int) -> tuple[np.ndarray, np.n
 
 
 class Brightness(tfds.core.GeneratorBasedBuilder):
-    """The TFDS sets brightness/16, brightness/32 and brightness/64; needs no TensorFlow.
+    """The TFDS sets brightness/8, /16, /32 and /64; needs no TensorFlow.
 
     Row i of a split is picture i of make_images, in that order.
     """
