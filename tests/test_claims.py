@@ -16,6 +16,8 @@ RECORD = {
     "hardware": "2 cores",
     "seconds": 61.2,
     "holds": True,
+    "paper": "0.95",
+    "summary": "it is 0.96",
     "rows": [
         {"what": "ratio", "paper": None, "predicted": 0.5, "ours": 0.49000001},
         {"what": "levels", "paper": [3, 2], "predicted": None, "ours": [3, 2]},

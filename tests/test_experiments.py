@@ -1,4 +1,7 @@
-"""Experiments: each runs in small, and what is on record of each holds its claim."""
+"""Experiments: each runs in small, and what is on record of each holds its claim.
+
+Those that train networks run in small by `make smoke`.
+"""
 
 import importlib
 import json
@@ -6,11 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from experiments import record
+from experiments import readme, record
 from experiments.record import Experiment, row, run
 
 FOLDER = Path(record.__file__).parent
-# Those that hold an EXPERIMENT; the older ones have commands of their own.
 NAMES = sorted(
     path.stem for path in FOLDER.glob("*.py") if "EXPERIMENT = Experiment(" in path.read_text()
 )
@@ -20,11 +22,14 @@ def experiment(name: str) -> Experiment:
     return importlib.import_module(f"experiments.{name}").EXPERIMENT
 
 
-def test_there_are_experiments() -> None:
-    assert NAMES
+IDEAL = [name for name in NAMES if not experiment(name).trained]
 
 
-@pytest.mark.parametrize("name", NAMES)
+def test_every_experiment_is_in_the_readmes_table() -> None:
+    assert sorted(readme.NAMES) == NAMES
+
+
+@pytest.mark.parametrize("name", IDEAL)
 def test_an_experiment_runs_in_small_and_leaves_numbers_and_a_picture(
     name: str, tmp_path: Path
 ) -> None:
@@ -41,6 +46,7 @@ def test_what_is_on_record_holds_the_claim(name: str) -> None:
     found = json.loads((record.RESULTS / f"{name}.json").read_text())
     assert (found["name"], found["place"], found["claim"]) == (made.name, made.place, made.claim)
     assert found["command"] in (FOLDER / f"{name}.py").read_text()
+    assert (found["paper"], found["summary"]) == (made.paper, made.summary(found))
     assert (record.RESULTS / f"{name}.png").exists()
     made.check(found)
 

@@ -5,12 +5,12 @@ import json
 import re
 import shlex
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 from test_configs import recipe
 
+from experiments import readme
 from zsnr_jax.config import to_json
 from zsnr_jax.files import flatten
 
@@ -81,40 +81,9 @@ def test_the_numbers_are_those_on_file() -> None:
         assert f"{found[name]['ideal_std_ratio']:.3f}" in README
 
 
-def _ours(name: str) -> dict[str, Any]:
-    rows = json.loads((ROOT / f"experiments/results/{name}.json").read_text())["rows"]
-    return {row["what"]: row["ours"] for row in rows}
-
-
-def test_the_claims_table_has_the_experiments_numbers() -> None:
-    figure4, figure5, figure6 = (
-        _ours(name)
-        for name in ("figure4_sample_steps", "figure5_terminal_step", "figure6_guidance_rescale")
-    )
-    at_5, at_25 = (figure4[f"trailing's spread over linspace's, S = {S}"] for S in (5, 25))
-    means = [figure4[f"{spacing}, S = 25: mean, spread"][0] for spacing in ("leading", "trailing")]
-    beyond = [
-        100 * figure6[f"ideal, phi = {phi}: x0_hat at all levels, the same"][0]
-        for phi in ("0", "0.75", "1")
-    ]
-    variance = figure5["variance at T, original schedule, all and by label"][0]
-    law, patch = _ours("resolution_law"), _ours("solvers_at_zero")
-    spreads = [law[f"exact, {size} x {size}: mean, spread"][1] for size in (16, 32, 64)]
-    first_step = [
-        patch[f"{name}: the same with 2^-24"]
-        for name in ("DDIM, Euler", "DDPM, Euler ancestral", "Heun in sigma/alpha")
-    ]
-    from_0 = patch["Heun: error of the first step from 0, rms"]
-    for sentence in (
-        "spread at 16, 32, 64 pixels: {:.2f}, {:.2f}, {:.2f};".format(*spreads),
-        "off by {:.0e} (Euler, 2M), {:.0e} (ancestral, SDE), {:.1f} (Heun".format(*first_step),
-        f"from 0 itself {from_0:.0e} |",
-        f"spread {at_5:.2f} times linspace's at S = 5, {at_25:.2f} times at 25",
-        "leading recovers {:.2f} of the mean at 25, trailing {:.2f}".format(*means),
-        f"its variance is {variance:.2f} of the data's",
-        "{:.0f} % at phi = 0, {:.0f} % at 0.75, {:.1g} % at 1".format(*beyond),
-    ):
-        assert sentence in README, sentence
+def test_the_table_of_claims_is_the_experiments() -> None:
+    table = README.split(readme.BEGIN)[1].split(readme.END)[0]
+    assert table == readme.table(), "run python -m experiments.readme"
 
 
 def test_nothing_waits_to_be_filled_in() -> None:

@@ -99,6 +99,38 @@ def test_an_array_script_runs_its_tasks_command(tmp_path):
         assert done.stdout.strip() == shlex.join(run.command)
 
 
+def finished(folder: Path, settings: dict, step: int = 20) -> None:
+    """A run's folder, with its results and checkpoints of its own."""
+    keys = ("config_name", "command", "process", "sampler", "dataset", "metrics")
+    (folder / "checkpoints").mkdir(parents=True)
+    results = dict.fromkeys(keys) | {"config": settings, "step": step}
+    (folder / "results.json").write_text(json.dumps(results))
+    for name in ("config.json", "metrics.jsonl"):
+        (folder / name).write_text("")
+
+
+def test_the_checkpoints_of_any_finished_run_in_the_folder_are_borrowed(tmp_path, monkeypatch):
+    (run,) = sweep.plan(CONFIG, grid("sampler.num_steps", [2]), tmp_path)
+    launched = []
+
+    def launch(command, **_):
+        launched.append(command)
+        return subprocess.CompletedProcess(command, 0)
+
+    monkeypatch.setattr(sweep.subprocess, "run", launch)
+    half_done = run.settings | {"seed": 1}
+    finished(tmp_path / "another", half_done)
+    finished(tmp_path / "broken off", run.settings, step=10)
+    assert sweep.run_all([run]) == [] and "--mode=eval" not in launched.pop()
+    finished(tmp_path / "same", run.settings | {"sampler": {"name": "heun"}})
+    assert sweep.run_all([run]) == [] and "--mode=eval" in launched.pop()
+    assert (run.workdir / "checkpoints").resolve() == tmp_path / "same" / "checkpoints"
+    # A run that has begun to train goes on by itself.
+    (run.workdir / "checkpoints").unlink()
+    (run.workdir / "checkpoints").mkdir()
+    assert sweep.run_all([run]) == [] and "--mode=eval" not in launched.pop()
+
+
 SWEEP_FILE = """
 from zsnr_jax.sweep import cross, grid
 def get_sweep():
