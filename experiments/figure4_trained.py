@@ -25,21 +25,24 @@ from zsnr_jax import plotting, timesteps
 from zsnr_jax.data.brightness import LABELS
 
 SEEDS, STEPS = (0, 1, 2), (5, 10, 25, 50)
-WAYS = {  # network, spacing
-    "flawed, leading": ("flawed", "leading"),
-    "leading": ("fixed", "leading"),
-    "linspace": ("fixed", "linspace"),
-    "trailing": ("fixed", "trailing"),
+WAYS = {  # network, its seeds, spacing
+    "flawed, leading": ("flawed", SEEDS, "leading"),
+    "leading": ("fixed", SEEDS, "leading"),
+    "linspace": ("fixed", SEEDS, "linspace"),
+    "trailing": ("fixed", SEEDS, "trailing"),
+    "trailing, trained longer": ("fixed_longer", SEEDS[:1], "trailing"),
 }
 
 
 def measure(smoke: bool, workdir: Path) -> dict[str, Any]:
     """The parts of the labels' means and of the spread that come through, S by S."""
-    num_each, steps, seeds = (2, (5,), SEEDS[:1]) if smoke else (32, STEPS, SEEDS)
+    num_each, steps = (2, (5,)) if smoke else (32, STEPS)
     curves = {}
     for way in ["trailing"] if smoke else WAYS:
-        name, spacing = WAYS[way]
-        networks = [trained.load(name, workdir, seed, smoke) for seed in seeds]
+        name, seeds, spacing = WAYS[way]
+        networks = [
+            trained.load(name, workdir, seed, smoke) for seed in seeds[: 1 if smoke else None]
+        ]
         labels = trained.even_labels(num_each)
         x_T = even_starts(len(LABELS), num_each, networks[0].images.shape[1:])
 
@@ -75,6 +78,7 @@ LOOKS = {
     "leading": ("#cc79a7", "s"),
     "linspace": ("#56b4e9", "D"),
     "trailing": (plotting.LIGHT.samples, "o"),
+    "trailing, trained longer": (plotting.LIGHT.ideal, "^"),
 }
 
 

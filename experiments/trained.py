@@ -36,11 +36,11 @@ class Recipe(NamedTuple):
 RECIPES = {
     "fixed": Recipe(),
     "flawed": Recipe("flawed"),
+    "fixed_longer": Recipe("", {"train.num_steps": 4000, "train.sample_every": 0} | FEW_SAMPLES),
     "flawed_16": Recipe("flawed,16", FEW_SAMPLES),
     "flawed_64": Recipe("flawed,64", FEW_SAMPLES),
     "offset_noise": Recipe("flawed", {"loss.offset_noise": 0.1} | FEW_SAMPLES),
     "zero_weight_at_T": Recipe("", {"loss.weight": "min_snr_zero_at_terminal"} | FEW_SAMPLES),
-    "capped_weight": Recipe("", {"loss.weight": "min_snr_plus_one"} | FEW_SAMPLES),
 }
 
 

@@ -62,7 +62,9 @@ def _claim(record: Mapping[str, Any], folder: pathlib.Path) -> str:
     verdict = {True: "It holds.", False: "It does not hold here.", None: "Measured in small only."}
     seconds = page.duration(record["seconds"], "measured")
     summary = record["summary"]
-    said = f"<p>The paper: {page.text(record['paper'])}. Here: {page.text(summary)}.</p>" * bool(summary)
+    said = f"<p>The paper: {page.text(record['paper'])}. Here: {page.text(summary)}.</p>" * bool(
+        summary
+    )
     return (
         f"<section><h2>{page.text(record['claim'])}</h2>"
         f"<p class=quiet>{page.text(record['place'])}. {verdict[record['holds']]}</p>{said}"
