@@ -1,5 +1,6 @@
 PYTHON ?= python
 SMOKE ?= /tmp/zsnr_jax/smoke
+TRAINED := $(basename $(notdir $(shell grep -l "trained=True" experiments/*.py)))
 
 .PHONY: check test parity smoke notebooks
 
@@ -14,11 +15,15 @@ test:  ## everything
 parity:  ## our solvers beside those of torch diffusers, of the `parity` extra
 	$(PYTHON) -m pytest tests/parity
 
-smoke:  ## the main path of every recipe that runs on a laptop, in small
+smoke:  ## the main path of every recipe that runs on a laptop, and every trained experiment, in small
 	rm -rf $(SMOKE)
 	$(PYTHON) -m zsnr_jax.main --config=configs/brightness.py:smoke --workdir=$(SMOKE)/fixed
 	$(PYTHON) -m zsnr_jax.main --config=configs/brightness.py:flawed,smoke --workdir=$(SMOKE)/flawed
 	$(PYTHON) -m zsnr_jax.report $(SMOKE)/fixed $(SMOKE)/flawed --out=$(SMOKE)/report.html
+	set -e; for name in $(TRAINED); do \
+	  $(PYTHON) -m experiments.$$name --smoke --out=$(SMOKE)/claims --workdir=$(SMOKE); \
+	done
+	$(PYTHON) -m zsnr_jax.report $(SMOKE)/claims
 
 notebooks:  ## run each notebook's .py from a clean kernel and store its outputs in the .ipynb
 	$(PYTHON) -m jupytext --to ipynb --execute notebooks/*.py
