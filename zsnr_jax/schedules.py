@@ -20,7 +20,7 @@ from zsnr_jax.errors import UsageError
 SCHEDULES = ("linear", "cosine", "scaled_linear")
 
 # beta_1 and beta_T of DDPM (linear) and Stable Diffusion (scaled_linear), both made for T = 1000.
-_BETA_RANGE = {"linear": (1e-4, 0.02), "scaled_linear": (0.00085, 0.012)}
+BETA_RANGE = {"linear": (1e-4, 0.02), "scaled_linear": (0.00085, 0.012)}
 _COSINE_OFFSET = 0.008
 _COSINE_MAX_BETA = 0.999
 # Above this, a start from pure noise visibly disagrees with what the network was trained on.
@@ -158,7 +158,7 @@ def logsnr(schedule: NoiseSchedule) -> np.ndarray:
 def _linear_betas(
     name: str, num_steps: int, beta_start: float | None, beta_end: float | None
 ) -> np.ndarray:
-    default_start, default_end = _BETA_RANGE[name]
+    default_start, default_end = BETA_RANGE[name]
     start = default_start if beta_start is None else beta_start
     end = default_end if beta_end is None else beta_end
     if not 0 < start <= end < 1:
