@@ -48,6 +48,7 @@ setup(
         "scipy",
         "tensorboardX",
         "tensorflow-datasets>=4.9.9",
+        "tokenizers",
         "tqdm",
     ],
     extras_require={

@@ -232,7 +232,7 @@ def check(results: dict[str, Any]) -> None:
 
 
 def overexposed(results: Mapping[str, Any]) -> list[float]:
-    """The share of values beyond [-1, 1] with the other three fixes, without and with the rescale."""
+    """The share of values beyond [-1, 1] with the other fixes, without and with the rescale."""
     cells = (called("zero, v", "trailing", rescale) for rescale in RESCALES)
     return [results["found"][cell]["trained"]["overexposed"] for cell in cells]
 
