@@ -36,7 +36,7 @@ class Recipe(NamedTuple):
 RECIPES = {
     "fixed": Recipe(),
     "flawed": Recipe("flawed"),
-    "fixed_longer": Recipe("", {"train.num_steps": 4000, "train.sample_every": 0} | FEW_SAMPLES),
+    "fixed_longer": Recipe("", {"train.num_steps": 3000, "train.sample_every": 0} | FEW_SAMPLES),
     "flawed_16": Recipe("flawed,16", FEW_SAMPLES),
     "flawed_64": Recipe("flawed,64", FEW_SAMPLES),
     "offset_noise": Recipe("flawed", {"loss.offset_noise": 0.1} | FEW_SAMPLES),
