@@ -7,7 +7,7 @@ Predicted: the ideal denoiser, from the same noise.
 
   python -m experiments.brightness_recipes --workdir=/tmp/zsnr_jax/trained
 
-Twenty minutes on 2 CPU cores, in which six networks are trained; seconds where they are.
+Seconds, and on 2 CPU cores four minutes more for each of six networks that is not yet trained.
 """
 
 import json
@@ -64,9 +64,10 @@ def samples_of(folder: Path) -> np.ndarray:
 
 
 def summarize(folders: list[Path]) -> dict[str, Any]:
-    """The runs of one recipe: each one's numbers, and the std ratio of all their samples together.
+    """The runs of one recipe: each one's numbers, and the mean of their std ratios.
 
-    The interval resamples within each run; every run's ratio is to the same data.
+    The interval resamples within each run, and says nothing of other seeds; every run's ratio is to
+    the same data.
     """
     runs = [json.loads((folder / "results.json").read_text()) for folder in folders]
     samples = [brightness.mean_brightness(samples_of(folder)) for folder in folders]
@@ -133,7 +134,7 @@ def summary(results: dict[str, Any]) -> str:
         + f" (ideal {results[name]['ideal_std_ratio']:.3f})"
         for name in RECIPES
     )
-    return f"std ratio, flawed {flawed}, fixed {fixed}; three seeds"
+    return f"std ratio, flawed {flawed}, fixed {fixed}; mean of three seeds"
 
 
 EXPERIMENT = Experiment(

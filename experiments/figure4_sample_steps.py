@@ -31,14 +31,15 @@ from matplotlib.figure import Figure
 from experiments.record import Experiment, measured, row, run
 from experiments.recovery import (
     ddim_on_one_mode,
+    even_labels,
     even_starts,
     flat_pictures,
     recovery_and_spread,
-    within,
+    spread_given_label,
 )
 from zsnr_jax import data, plotting, samplers, schedules, timesteps
 from zsnr_jax.data.brightness import LABELS
-from zsnr_jax.evaluation import brightness, ideal
+from zsnr_jax.evaluation import ideal
 from zsnr_jax.schedules import NoiseSchedule
 
 T = 1000
@@ -89,7 +90,7 @@ def sample(
     mended, spacing, name = RECIPES[recipe]
     schedule = schedules.make_schedule("scaled_linear", T, mended)
     levels = timesteps.make_timesteps(spacing, T, S, schedule)
-    wanted = np.repeat(np.arange(len(LABELS)), num_each)
+    wanted = even_labels(num_each)
     x_T = even_starts(len(LABELS), num_each, images.shape[1:])
     drawn = ideal.ideal_samples(images, labels, schedule, levels, wanted, x_T, SOLVERS[name])
     return recovery_and_spread(drawn, wanted, images, labels)
@@ -99,7 +100,7 @@ def measure(smoke: bool) -> dict[str, Any]:
     """Both parts for every recipe and number of steps, predicted and measured."""
     size, num_each, steps = (16, 4, (5,)) if smoke else (32, 64, STEPS)
     images, labels = data.load_arrays(data.open_source(f"brightness/{size}"), size)
-    tau = float(np.std(within(brightness.mean_brightness(images), labels)))
+    tau = spread_given_label(images, labels)
     std = tau * float(np.sqrt(np.prod(images.shape[1:])))
     rows, curves, per_label = [], {}, {}
     for recipe in RECIPES:
@@ -141,11 +142,11 @@ def trailing_over_linspace(curves: dict[str, Any]) -> list[dict[str, Any]]:
 
 LOOKS = {  # colour and marker; the last three have a panel of their own
     "flawed, leading": (plotting.LIGHT.flawed, "v"),
-    "leading": ("#cc79a7", "s"),
-    "linspace": ("#56b4e9", "D"),
+    "leading": (plotting.PURPLE, "s"),
+    "linspace": (plotting.SKY, "D"),
     "trailing": (plotting.LIGHT.samples, "o"),
-    "trailing, heun": ("#56b4e9", "s"),
-    "trailing, dpmpp_2m": ("#cc79a7", "D"),
+    "trailing, heun": (plotting.SKY, "s"),
+    "trailing, dpmpp_2m": (plotting.PURPLE, "D"),
     "uniform_logsnr, dpmpp_2m": (plotting.LIGHT.ideal, "^"),
 }
 

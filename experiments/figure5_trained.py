@@ -11,7 +11,7 @@ It learns it, and comes near.
 
   python -m experiments.figure5_trained --workdir=/tmp/zsnr_jax/trained
 
-Half a minute on 2 CPU cores, and three more minutes for each network that is not yet trained.
+Half a minute on 2 CPU cores, and four more for each network that is not yet trained.
 """
 
 from pathlib import Path
@@ -71,10 +71,11 @@ def make_rows(found: dict[str, Any]) -> list[dict[str, Any]]:
     rows = []
     for schedule, sides in found.items():
         pair = lambda name: [sides[side][name] for side in ("predicted", "ours")]  # noqa: B023, E731
+        paper = "the mean" if schedule == "mended" else None
         what = f"{schedule}: mean estimate at T less the mean of the label's images, rms"
-        rows.append(row(what, "the mean", *pair("off_at_T")))
+        rows.append(row(what, paper, *pair("off_at_T")))
         what = f"{schedule}: the same, of brightness"
-        rows.append(row(what, "the mean", *pair("brightness_off_at_T")))
+        rows.append(row(what, paper, *pair("brightness_off_at_T")))
         for name, words in zip(NUMBERS, ("variance", "std of brightness")):
             for i, level in enumerate(LEVELS.tolist()):
                 values = (side[i] for side in pair(name))
@@ -108,8 +109,8 @@ def draw(results: dict[str, Any]) -> Figure:
 def check(results: dict[str, Any]) -> None:
     """At T nearly the same for every noise on the mended schedule, and not on the original."""
     mended, original = (results["found"][name]["ours"] for name in NETWORKS)
-    assert mended["variance"][0] < 0.02 < 0.1 < original["variance"][0]
-    assert mended["variance"][1] > 3 * mended["variance"][0]
+    assert mended["variance"][0] < 0.05 < 0.1 < original["variance"][0]
+    assert mended["variance"][1] > 5 * mended["variance"][0]
 
 
 def summary(results: dict[str, Any]) -> str:

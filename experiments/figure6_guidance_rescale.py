@@ -232,12 +232,12 @@ def draw(results: dict[str, Any]) -> Figure:
     theme, found = plotting.LIGHT, results["found"]
     share = {  # label -> colour, marker, denoiser, number
         "all x0_hat, ideal": (theme.flawed, "v", "ideal", "on_the_way"),
-        "samples, linear": ("#cc79a7", "s", "linear", "samples"),
+        "samples, linear": (plotting.PURPLE, "s", "linear", "samples"),
     }
     parts = {
         "mean recovered, ideal": (theme.samples, "o", "ideal", "mean_recovered"),
         "contrast, ideal": (theme.ideal, "^", "ideal", "contrast"),
-        "contrast, linear": ("#56b4e9", "D", "linear", "contrast"),
+        "contrast, linear": (plotting.SKY, "D", "linear", "contrast"),
     }
     above, below = panels.subplots(2, 1, sharex=True)
     for axes, series in ((above, share), (below, parts)):

@@ -13,6 +13,7 @@ numbers mean nothing, and are not asserted.
 
 import argparse
 import json
+import sys
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -22,6 +23,7 @@ from matplotlib.figure import Figure
 
 from zsnr_jax import files, parallel, plotting
 from zsnr_jax.claims import COLUMNS, cells
+from zsnr_jax.errors import UsageError
 
 RESULTS = Path(__file__).parent / "results"
 
@@ -63,27 +65,34 @@ def run(experiment: Experiment, arguments: Sequence[str] | None = None) -> None:
     if experiment.trained:
         parser.add_argument("--workdir", type=Path, required=True, help="of trained networks")
     options = parser.parse_args(arguments)
-    if options.smoke and options.out == RESULTS:
+    if options.smoke and options.out.resolve() == RESULTS:
         parser.error("--smoke would overwrite the results on record: give it a folder by --out=")
     start = time.perf_counter()
-    results = experiment.measure(options.smoke, *([options.workdir] * experiment.trained))
+    try:
+        results = experiment.measure(options.smoke, *([options.workdir] * experiment.trained))
+    except UsageError as error:
+        sys.exit(f"error: {error}")
     record = {
         "name": experiment.name,
         "place": experiment.place,
         "claim": experiment.claim,
         "paper": experiment.paper,
-        "summary": None if options.smoke else experiment.summary(results),
+        "summary": None,
         "command": _command(experiment, options),
         "hardware": parallel.describe(),
         "seconds": round(time.perf_counter() - start, 1),
-        "holds": None if options.smoke else _holds(experiment, results),
+        "holds": None,
         **results,
     }
     options.out.mkdir(parents=True, exist_ok=True)
-    files.write_text(options.out / f"{experiment.name}.json", json.dumps(record, indent=1) + "\n")
-    plotting.save_figure(options.out / f"{experiment.name}.png", experiment.draw(record))
+    path = options.out / f"{experiment.name}.json"
+    write = lambda: files.write_text(path, json.dumps(record, indent=1) + "\n")  # noqa: E731
+    write()  # at once: what was measured is not lost by what follows
     print(table(record["rows"]))
+    plotting.save_figure(path.with_suffix(".png"), experiment.draw(record))
     if not options.smoke:
+        record |= {"summary": experiment.summary(record), "holds": _holds(experiment, record)}
+        write()
         experiment.check(record)
 
 

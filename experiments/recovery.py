@@ -30,10 +30,20 @@ def even_starts(num_labels: int, num_each: int, shape: tuple[int, ...]) -> np.nd
     return (centred + means[:, None, None, None]).astype(np.float32)
 
 
+def even_labels(num_each: int) -> np.ndarray:
+    """Each label num_each times, in the order of `even_starts`: int [labels num_each]."""
+    return np.repeat(np.arange(len(LABELS)), num_each)
+
+
 def within(values: np.ndarray, labels: np.ndarray) -> np.ndarray:
     """Values [n] less the mean of their label."""
     means = np.array([np.mean(values[labels == label]) for label in range(len(LABELS))])
     return values - means[labels]
+
+
+def spread_given_label(images: np.ndarray, labels: np.ndarray) -> float:
+    """tau: the standard deviation of mean brightness about the mean of its label."""
+    return float(np.std(within(brightness.mean_brightness(images), labels)))
 
 
 def flat_pictures(images: np.ndarray, labels: np.ndarray) -> np.ndarray:
@@ -62,14 +72,20 @@ def recovery_and_spread(
 
 
 def ddim_on_one_mode(
-    schedule: NoiseSchedule, levels: np.ndarray, std: float, final_level: int = 0
+    schedule: NoiseSchedule,
+    levels: np.ndarray,
+    std: float,
+    final_level: int = 0,
+    start: tuple[float, float] = (0.0, 1.0),
 ) -> list[float]:
     """The parts of mean and spread that DDIM keeps of one Gaussian mode.
 
-    Args: std: of the mode, in units of its noise.
+    Args:
+      std: of the mode, in units of the noise it is denoised of.
+      start: the mode's mean in x_T over that of the data, and its deviation; default: noise.
     """
     alpha, sigma = (np.asarray(side, np.float64) for side in schedule)
-    x = np.array([0.0, 1.0])  # what depends on the mode's mean, and on the noise
+    x = np.array(start)
     for t, s in zip(levels, np.append(levels[1:], final_level)):
         gain = alpha[t] * std**2 / (alpha[t] ** 2 * std**2 + sigma[t] ** 2)
         x0_hat = gain * x + np.array([1 - gain * alpha[t], 0.0])

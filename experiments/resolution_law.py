@@ -30,10 +30,16 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from experiments.record import Experiment, row, run
-from experiments.recovery import even_starts, flat_pictures, recovery_and_spread, within
+from experiments.recovery import (
+    even_labels,
+    even_starts,
+    flat_pictures,
+    recovery_and_spread,
+    spread_given_label,
+)
 from zsnr_jax import data, plotting, samplers, schedules, timesteps
 from zsnr_jax.data.brightness import LABELS
-from zsnr_jax.evaluation import brightness, ideal
+from zsnr_jax.evaluation import ideal
 
 T, S = 1000, 50
 NAMES = ("linear", "cosine", "scaled_linear")
@@ -63,12 +69,12 @@ def sample(way: str, size: int, num_each: int) -> tuple[list[float], float]:
     images = flat_pictures(images, labels) if flat else images
     schedule = schedules.make_schedule(name, T, mended)
     levels = timesteps.make_timesteps(spacing, T, S, schedule, offset)
-    wanted = np.repeat(np.arange(len(LABELS)), num_each)
+    wanted = even_labels(num_each)
     x_T = even_starts(len(LABELS), num_each, images.shape[1:])
     drawn = ideal.ideal_samples(
         images, labels, schedule, levels, wanted, x_T, SOLVERS[solver], final_level=final_level
     )
-    tau = float(np.std(within(brightness.mean_brightness(images), labels)))
+    tau = spread_given_label(images, labels)
     return recovery_and_spread(drawn, wanted, images, labels)[0], tau
 
 
@@ -109,7 +115,7 @@ def draw(results: dict[str, Any]) -> Figure:
 
 def _draw_part(axes: Axes, results: dict[str, Any], k: int) -> None:
     theme = plotting.LIGHT
-    purple, sky = "#cc79a7", "#56b4e9"
+    purple, sky = plotting.PURPLE, plotting.SKY
     lines = {"cosine": (sky, ":"), "linear": (purple, "--"), "scaled_linear": (theme.flawed, "-")}
     marks = {
         "exact": (theme.flawed, "o"),

@@ -5,13 +5,13 @@ larger the picture (`experiments/resolution_law.py`). Here the main job's flawed
 on `brightness` at 16, 32 and 64, at the same cost: the network sees 8 x 8 blocks at each. It is
 sampled as Stable Diffusion: DDIM, S = 50, leading with an offset of 1, ending at level 1.
 
-Predicted: the ideal denoiser of the same data, from the same starts. The spread agrees with it. Less
-of the labels' means comes through, at 16 most clearly, since a thousand steps do not teach a
+Predicted: the ideal denoiser of the same data, from the same starts. The spread agrees with it.
+Less of the labels' means comes through, at 16 most clearly, since a thousand steps do not teach a
 network all that the label says (`experiments/figure4_trained.py` has longer training).
 
   python -m experiments.resolution_law_trained --workdir=/tmp/zsnr_jax/trained
 
-A minute on 2 CPU cores, and three more for each network that is not yet trained.
+A minute on 2 CPU cores, and four more for each network that is not yet trained.
 """
 
 from pathlib import Path
@@ -22,11 +22,15 @@ from matplotlib.figure import Figure
 
 from experiments import trained
 from experiments.record import Experiment, row, run
-from experiments.recovery import even_starts, recovery_and_spread, within
+from experiments.recovery import (
+    even_labels,
+    even_starts,
+    recovery_and_spread,
+    spread_given_label,
+)
 from experiments.resolution_law import law
 from zsnr_jax import plotting, timesteps
 from zsnr_jax.data.brightness import LABELS
-from zsnr_jax.evaluation import brightness
 
 S, TOLERANCE = 50, 0.07
 NETWORKS = {16: "flawed_16", 32: "flawed", 64: "flawed_64"}
@@ -41,13 +45,13 @@ def measure(smoke: bool, workdir: Path) -> dict[str, Any]:
     for size in sizes:
         network = trained.load(NETWORKS[size], workdir, smoke=smoke)
         data = (network.images, network.labels)
-        labels = trained.even_labels(num_each)
+        labels = even_labels(num_each)
         x_T = even_starts(len(LABELS), num_each, network.images.shape[1:])
         predicted, ours = (
             recovery_and_spread(draw(labels, x_T, levels, final_level=1), labels, *data)[0]
             for draw in (network.ideal, network.sample)
         )
-        taus.append(float(np.std(within(brightness.mean_brightness(data[0]), data[1]))))
+        taus.append(spread_given_label(*data))
         found.append({"size": size, "predicted": predicted, "ours": ours})
         rows.append(row(f"{size} x {size}: mean, spread", None, predicted, ours))
     laws = [law("scaled_linear", size, float(np.mean(taus))) for size in SIZES]

@@ -216,7 +216,9 @@ def rows(name: str, here: dict[str, Any]) -> Iterator[dict[str, Any]]:
     yield row(f"{name}: brightness std ratio from 0, and with 2^-24", ours=here["std_ratio"])
 
 
-COLOURS = dict(zip(SOLVERS, ["#0072b2", "#0072b2", "#cc79a7", "#cc79a7", "#009e73", "#d55e00"]))
+COLOURS = dict(
+    zip(SOLVERS, ["#0072b2", "#0072b2", plotting.PURPLE, plotting.PURPLE, "#009e73", "#d55e00"])
+)
 
 
 def draw(results: dict[str, Any]) -> Figure:

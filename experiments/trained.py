@@ -16,8 +16,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from zsnr_jax import build, guidance, modes, predictions, samplers
-from zsnr_jax.data.brightness import LABELS
+from zsnr_jax import build, guidance, modes, predictions, samplers, sweep
+from zsnr_jax import config as config_lib
+from zsnr_jax.errors import UsageError
 from zsnr_jax.evaluation import ideal
 from zsnr_jax.predictions import Denoise
 
@@ -46,30 +47,46 @@ RECIPES = {
 
 def train(name: str, workdir: Path, seed: int = 0, smoke: bool = False) -> Path:
     """Train one network where that is not done yet; returns its folder."""
-    folder = workdir / f"{name}_{seed}"
-    if not (folder / "results.json").exists():
-        variants, settings = _parts(name, seed, smoke)
-        config = f"--config=configs/brightness.py{':' * bool(variants)}{variants}"
-        flags = [f"--config.{key}={value}" for key, value in settings.items()]
-        command = [sys.executable, "-m", "zsnr_jax.main", config, f"--workdir={folder}", *flags]
-        subprocess.run(command, check=True)
-    return folder
+    planned = plan(name, workdir, seed, smoke)
+    if not sweep.is_finished(planned):
+        done = subprocess.run([sys.executable, *planned.command[1:]], check=False)
+        if done.returncode:
+            raise UsageError(f"the network {planned.name} was not trained: its output says why.")
+    return planned.workdir
 
 
 def load(name: str, workdir: Path, seed: int = 0, smoke: bool = False) -> "Network":
     """A trained network; trained first, where that is not done yet."""
     folder = train(name, workdir, seed, smoke)
-    variants, settings = _parts(name, seed, smoke)
-    config = importlib.import_module("configs.brightness").get_config(variants)
-    config.update_from_flattened_dict(settings)
-    run, state = modes.load(config, folder)
+    run, state = modes.load(_config(name, seed, smoke), folder)
     return Network(run, jax.device_get(state.ema_params))
 
 
+def plan(name: str, workdir: Path, seed: int = 0, smoke: bool = False) -> sweep.PlannedRun:
+    """A network's run: its folder, settings and command."""
+    variants, settings = _parts(name, seed, smoke)
+    folder = workdir / f"{name}_{seed}"
+    command = ["python", "-m", "zsnr_jax.main", f"--workdir={folder}"]
+    command.append(f"--config=configs/brightness.py{':' * bool(variants)}{variants}")
+    command += [f"--config.{key}={value}" for key, value in settings.items()]
+    resolved = config_lib.to_json(_config(name, seed, smoke))
+    return sweep.PlannedRun(folder.name, folder, settings, resolved, command)
+
+
+def _config(name: str, seed: int, smoke: bool) -> config_lib.Config:
+    variants, settings = _parts(name, seed, smoke)
+    config = importlib.import_module("configs.brightness").get_config(variants)
+    config.update_from_flattened_dict(settings)
+    return config
+
+
 def _parts(name: str, seed: int, smoke: bool) -> tuple[str, dict[str, Any]]:
+    """Variants and settings; of the latter, in small, what the smoke variant has no word in."""
     recipe = RECIPES[name]
     variants = ",".join(filter(None, (recipe.variants, "smoke" * smoke)))
-    return variants, dict(recipe.settings) | ({"seed": seed} if seed else {})
+    of_length = ("train.", "evaluation.")
+    settings = {k: v for k, v in recipe.settings.items() if not (smoke and k.startswith(of_length))}
+    return variants, settings | ({"seed": seed} if seed else {})
 
 
 class Network:
@@ -81,28 +98,34 @@ class Network:
         self._of = (run.model, run.process)  # what its programs depend on
         self._params = params
 
-    def sample(self, *args: Any, **options: Any) -> np.ndarray:
-        """The samples of `trajectory` alone."""
-        return self.trajectory(*args, **options)[0]
+    def sample(
+        self, labels: np.ndarray, x_T: np.ndarray, levels: np.ndarray, final_level: int = 0
+    ) -> np.ndarray:
+        """Draw by DDIM: float32 [n, H, W, C] for labels int [n], from x_T [n, H, W, C]."""
+        path = samplers.coefficients(_DDIM, self.schedule, levels, final_level)
+
+        def draw(labels: np.ndarray, x_T: np.ndarray) -> Any:
+            return _sample(*self._of, self._params, path, labels, x_T)
+
+        return in_batches(draw, labels, x_T)
 
     def trajectory(
         self,
         labels: np.ndarray,
         x_T: np.ndarray,
         levels: np.ndarray,
-        final_level: int = 0,
         guide: tuple[float, float] | None = None,
     ) -> tuple[np.ndarray, np.ndarray]:
-        """Draw by DDIM for labels int [n] from x_T [n, H, W, C]; guide: (scale, rescale).
+        """Samples as by `sample`, and x0_hat at every level, [n, S, H, W, C].
 
-        Returns: samples, float32 [n, H, W, C], and x0_hat at every level, [n, S, H, W, C].
+        Args: guide: scale and rescale; None for the labels' output alone.
         """
-        path = samplers.coefficients(_DDIM, self.schedule, levels, final_level)
+        path = samplers.coefficients(_DDIM, self.schedule, levels)
 
         def draw(labels: np.ndarray, x_T: np.ndarray) -> Any:
             return _trajectory(*self._of, self._params, path, labels, guide, x_T)
 
-        return _in_batches(draw, labels, x_T)
+        return in_batches(draw, labels, x_T)
 
     def estimate(self, labels: np.ndarray, x_t: np.ndarray, level: int) -> np.ndarray:
         """x0_hat [n, H, W, C] of x_t [n, H, W, C] at a level, for labels int [n]."""
@@ -110,12 +133,12 @@ class Network:
         def draw(labels: np.ndarray, x_t: np.ndarray) -> Any:
             return _estimate(*self._of, self._params, level, labels, x_t)
 
-        return _in_batches(draw, labels, x_t)
+        return in_batches(draw, labels, x_t)
 
     def ideal(
         self, labels: np.ndarray, x_T: np.ndarray, levels: np.ndarray, final_level: int = 0
     ) -> np.ndarray:
-        """The same by the ideal denoiser of the data the network was trained on."""
+        """Samples from the same starts by the ideal denoiser of the network's data."""
         return ideal.ideal_samples(
             self.images, self.labels, self.schedule, levels, labels, x_T, _DDIM,
             final_level=final_level,
@@ -137,6 +160,11 @@ def _denoise(model: Any, process: Any, params: Any, labels: Any, guide: Any = No
 
 # Compiled once for networks of one shape and process, and for each number of steps.
 @functools.partial(jax.jit, static_argnums=(0, 1))
+def _sample(model: Any, process: Any, params: Any, path: Any, labels: Any, x_T: Any) -> jax.Array:
+    return samplers.integrate(_DDIM, _denoise(model, process, params, labels), x_T, path)
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1))
 def _trajectory(
     model: Any, process: Any, params: Any, path: Any, labels: Any, guide: Any, x_T: Any
 ) -> tuple[jax.Array, jax.Array]:
@@ -152,15 +180,10 @@ def _estimate(
     return _denoise(model, process, params, labels)(x_t, level)[0]
 
 
-def _in_batches(draw: Any, labels: np.ndarray, x_t: np.ndarray) -> Any:
+def in_batches(draw: Any, labels: np.ndarray, x_t: np.ndarray) -> Any:
     """draw(labels, x_t) in batches of one shape, the last filled up by its own rows."""
     batches = []
     for start in range(0, len(labels), _BATCH):
         index = np.resize(np.arange(start, min(start + _BATCH, len(labels))), _BATCH)
         batches.append(jax.device_get(draw(labels[index], x_t[index])))
     return jax.tree.map(lambda *parts: np.concatenate(parts)[: len(labels)], *batches)
-
-
-def even_labels(num_each: int) -> np.ndarray:
-    """Each label of `brightness` num_each times, in the order of `recovery.even_starts`."""
-    return np.repeat(np.arange(len(LABELS)), num_each)

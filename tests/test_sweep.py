@@ -82,7 +82,7 @@ def test_results_of_another_recipe_are_not_taken_for_the_sweeps(tmp_path):
     assert sweep.is_finished(run)
     found["config"] = run.settings | {"seed": 7}  # which the sweep does not set
     (run.workdir / "results.json").write_text(json.dumps(found))
-    with pytest.raises(UsageError, match="holds a run with seed=7 where the sweep has 0"):
+    with pytest.raises(UsageError, match="holds a run with seed=7 where this one has 0"):
         sweep.is_finished(run)
 
 
@@ -118,15 +118,19 @@ def test_the_checkpoints_of_any_finished_run_in_the_folder_are_borrowed(tmp_path
         return subprocess.CompletedProcess(command, 0)
 
     monkeypatch.setattr(sweep.subprocess, "run", launch)
-    half_done = run.settings | {"seed": 1}
-    finished(tmp_path / "another", half_done)
+    finished(tmp_path / "another", run.settings | {"seed": 1})
     finished(tmp_path / "broken off", run.settings, step=10)
     assert sweep.run_all([run]) == [] and "--mode=eval" not in launched.pop()
     finished(tmp_path / "same", run.settings | {"sampler": {"name": "heun"}})
     assert sweep.run_all([run]) == [] and "--mode=eval" in launched.pop()
     assert (run.workdir / "checkpoints").resolve() == tmp_path / "same" / "checkpoints"
+    assert json.loads((run.workdir / "config.json").read_text()) == run.settings
+    # The lender is gone: nothing is trained through the link that is left.
+    (tmp_path / "same" / "results.json").unlink()
+    assert sweep.run_all([run]) == [] and "--mode=eval" not in launched.pop()
+    assert not (run.workdir / "checkpoints").is_symlink()
     # A run that has begun to train goes on by itself.
-    (run.workdir / "checkpoints").unlink()
+    finished(tmp_path / "also the same", run.settings)
     (run.workdir / "checkpoints").mkdir()
     assert sweep.run_all([run]) == [] and "--mode=eval" not in launched.pop()
 
@@ -169,7 +173,7 @@ def test_a_sweep_is_run_once_and_goes_on_where_it_was_broken_off(tmp_path):
     # Another sweep's folder, and a broken file: one sentence each.
     (second / "results.json").write_text((first / "results.json").read_text())
     refused = launch(workdir, file)
-    assert "sampler.spacing='trailing' where the sweep has 'linspace'" in refused.stderr
+    assert "sampler.spacing='trailing' where this one has 'linspace'" in refused.stderr
     (second / "results.json").write_text("{")
     refused = launch(workdir, file)
     assert (

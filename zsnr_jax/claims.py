@@ -62,9 +62,8 @@ def _claim(record: Mapping[str, Any], folder: pathlib.Path) -> str:
     verdict = {True: "It holds.", False: "It does not hold here.", None: "Measured in small only."}
     seconds = page.duration(record["seconds"], "measured")
     summary = record["summary"]
-    said = f"<p>The paper: {page.text(record['paper'])}. Here: {page.text(summary)}.</p>" * bool(
-        summary
-    )
+    paper = "" if record["paper"] == "-" else f"The paper: {page.text(record['paper'])}. "
+    said = f"<p>{paper}Here: {page.text(summary)}.</p>" if summary else ""
     return (
         f"<section><h2>{page.text(record['claim'])}</h2>"
         f"<p class=quiet>{page.text(record['place'])}. {verdict[record['holds']]}</p>{said}"

@@ -35,6 +35,7 @@ class Theme(NamedTuple):
 
 LIGHT = Theme("#1f2328", "#8b949e", "#c9ced4", "#0072b2", "#007a5a", "#d55e00")
 DARK = Theme("#e6e6e6", "#8b949e", "#4b535d", "#56b4e9", "#2fc39a", "#f08030")
+SKY, PURPLE = "#56b4e9", "#cc79a7"  # for what stands for none of these
 # Between the pictures of a grid: neither black nor white, since pictures often are.
 _GAP = (140, 150, 165)
 

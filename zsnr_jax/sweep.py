@@ -7,8 +7,9 @@
 Runs go one after another, each in its own process and folder, DIR/NAME, with its output in log.txt.
 What is finished is skipped, and what was broken off goes on, so that the same command repeated
 loses nothing. Runs that differ in sampling alone are trained once: the later ones borrow the
-checkpoints of any finished run in DIR. Programs that are equal are compiled once, too. At the end
-stand a table, DIR/sweep.json, and a page, DIR/sweep.html.
+checkpoints of any finished run in DIR. Programs that are equal are compiled once, too. (Printed
+commands and array scripts run apart, and each trains for itself.) At the end stand a table,
+DIR/sweep.json, and a page, DIR/sweep.html.
 
 A sweep file is Python, and runs as such; its `get_sweep()` returns a list of overrides, made by the
 four functions below.
@@ -104,7 +105,7 @@ def is_finished(run: PlannedRun) -> bool:
     for name, value in config_lib.flat(run.settings).items():
         if found.get(name) != value:
             raise UsageError(
-                f"{run.workdir} holds a run with {name}={found.get(name)!r} where the sweep has "
+                f"{run.workdir} holds a run with {name}={found.get(name)!r} where this one has "
                 f"{value!r}: choose another --workdir."
             )
     return results["step"] >= run.settings["train"]["num_steps"]
@@ -133,8 +134,11 @@ def _launch(run: PlannedRun, trained: Path | None, environment: Mapping[str, str
     """
     run.workdir.mkdir(parents=True, exist_ok=True)
     command = [sys.executable, *run.command[1:]]
-    if trained is not None and not _has_own_checkpoints(run.workdir):
-        _borrow(trained, run.workdir)
+    link = run.workdir / "checkpoints"
+    if link.is_symlink():  # of a time before; its folder may be gone, and is not to be trained in
+        link.unlink()
+    if trained is not None and not link.exists():
+        _borrow(trained, run)
         command.append("--mode=eval")
     with open(run.workdir / "log.txt", "a", encoding="utf-8") as log:
         done = subprocess.run(
@@ -164,13 +168,11 @@ def _training(settings: Mapping[str, Any]) -> str:
     return json.dumps(config_lib.of_training(settings), sort_keys=True)
 
 
-def _borrow(trained: Path, workdir: Path) -> None:
-    """Give a folder what an evaluation reads: another's settings, history and checkpoints."""
-    for name in ("config.json", "metrics.jsonl"):
-        shutil.copy(trained / name, workdir / name)
-    link = workdir / "checkpoints"
-    link.unlink(missing_ok=True)  # of a run before, whose folder may be gone
-    link.symlink_to((trained / "checkpoints").resolve())
+def _borrow(trained: Path, run: PlannedRun) -> None:
+    """Give a run what its evaluation reads: its settings, another's history and checkpoints."""
+    files.write_text(run.workdir / "config.json", json.dumps(run.settings, indent=2) + "\n")
+    shutil.copy(trained / "metrics.jsonl", run.workdir / "metrics.jsonl")
+    (run.workdir / "checkpoints").symlink_to((trained / "checkpoints").resolve())
 
 
 def summarize(runs: Sequence[PlannedRun], workdir: Path) -> str:

@@ -1,6 +1,7 @@
 import numpy as np
 import pytest
 
+from zsnr_jax.errors import UsageError
 from zsnr_jax.evaluation import exposure
 
 
@@ -32,7 +33,16 @@ def test_the_two_numbers_of_guided_samples():
     found = dict(exposure.evaluate(images, images / 2, seed=0))
     share, contrast = found["guided/overexposed"], found["guided/contrast"]
     assert share["value"] == pytest.approx(1 / 12) and share["low"] == 0
-    assert share["value"] <= share["high"] <= 0.25
+    assert share["high"] is not None and 1 / 12 <= share["high"] <= 0.25
     assert contrast["value"] == pytest.approx(2)  # the data's is half of theirs
     again = dict(exposure.evaluate(images, images / 2, seed=0))
     assert found == again
+
+
+def test_data_without_contrast_and_samples_that_are_not_finite():
+    flat = np.zeros((2, 4, 4, 3))
+    assert dict(exposure.evaluate(_images(), flat))["guided/contrast"]["value"] is None
+    broken = _images()
+    broken[1, 0, 0, 0] = np.nan
+    with pytest.raises(UsageError, match="1 of 3 samples are not finite"):
+        dict(exposure.evaluate(broken, flat))

@@ -19,7 +19,7 @@ HISTOGRAM_EDGES = np.linspace(-1.0, 1.0, 21)
 # A label this close to medium grey has no mean to recover: the quotient would be noise.
 _SMALLEST_MEAN = 0.05
 # Half a step of 8 bits: below it, brightness does not vary at all.
-_SMALLEST_STD = 1 / 255
+SMALLEST_STD = 1 / 255
 
 Estimate = dict[str, float | None]  # value, low, high; all None where undefined, never NaN
 
@@ -40,7 +40,7 @@ def std_ratio(samples: np.ndarray, data: np.ndarray) -> float | None:
     None where the data does not vary.
     """
     spread = float(np.std(data))
-    return float(np.std(samples)) / spread if spread > _SMALLEST_STD else None
+    return float(np.std(samples)) / spread if spread > SMALLEST_STD else None
 
 
 def wasserstein1(samples: np.ndarray, data: np.ndarray) -> float:
@@ -126,11 +126,7 @@ def evaluate(
     Raises: UsageError where a sample is not finite, or a label has no name.
     """
     samples, data = mean_brightness(images), mean_brightness(data_images)
-    if broken := int(np.sum(~np.isfinite(samples))):
-        raise UsageError(
-            f"{broken} of {len(samples)} samples are not finite: the training diverged, so lower "
-            "the learning rate and train again."
-        )
+    require_finite(samples)
     by_label = _split(samples, labels, len(label_names))
     data_by_label = _split(data, data_labels, len(label_names))
     rng = np.random.default_rng(seed)
@@ -145,6 +141,15 @@ def evaluate(
         yield (
             f"brightness/mean_recovery/{name}",
             bootstrap(lambda groups, truth=truth: mean_recovery(groups[0], truth), [group], rng),
+        )
+
+
+def require_finite(samples: np.ndarray) -> None:
+    """Refuse samples [n, ...] of which some are not finite: UsageError."""
+    if broken := int(np.sum(~np.isfinite(samples).reshape(len(samples), -1).all(axis=1))):
+        raise UsageError(
+            f"{broken} of {len(samples)} samples are not finite: the training diverged, so lower "
+            "the learning rate and train again."
         )
 
 

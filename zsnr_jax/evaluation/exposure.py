@@ -1,8 +1,8 @@
 """Are guided images over-exposed, and how much contrast have they?
 
 Guidance from zero terminal SNR multiplies the means at T, and so pushes values out of [-1, 1],
-where they are cut off; its rescale takes that back, and in full leaves images plain. Two numbers
-show it: the share of values that are cut off, and the contrast. Both are NumPy, on the host.
+where they are cut off; its rescale takes that back. Two numbers show it: the share of values that
+are cut off, and the contrast, which over-exposed images lack too. Both are NumPy, on the host.
 
 Source: arXiv 2305.08891, sections 3.4 and 5.3; the paper shows pictures and gives no such number.
 """
@@ -11,7 +11,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from zsnr_jax.evaluation.brightness import Estimate, bootstrap
+from zsnr_jax.evaluation.brightness import SMALLEST_STD, Estimate, bootstrap, require_finite
 
 _LIMIT = 1 + 1 / 255  # half a step of 8 bits beyond the range
 
@@ -42,15 +42,19 @@ def evaluate(
     """Measure guided samples [n, H, W, C], float and not clipped, beside the data.
 
     Yields: (name, {"value", "low", "high"}) for guided/overexposed, the mean share, and
-      guided/contrast, over the data's, with 95 % bootstrap intervals over the samples.
+      guided/contrast, over the data's (None where the data have none), with 95 % bootstrap
+      intervals over the samples.
+    Raises: UsageError where a sample is not finite.
     """
+    require_finite(images)
     rng = np.random.default_rng(seed)
     of_data = float(np.mean(contrast(data_images)))
+
+    def over_data(groups: list[np.ndarray]) -> float | None:
+        return float(np.mean(groups[0])) / of_data if of_data > SMALLEST_STD else None
+
     yield (
         "guided/overexposed",
         bootstrap(lambda groups: float(np.mean(groups[0])), [overexposed(images)], rng),
     )
-    yield (
-        "guided/contrast",
-        bootstrap(lambda groups: float(np.mean(groups[0])) / of_data, [contrast(images)], rng),
-    )
+    yield "guided/contrast", bootstrap(over_data, [contrast(images)], rng)
