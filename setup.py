@@ -44,6 +44,7 @@ setup(
         "optax",
         "orbax-checkpoint>=0.12",
         "pillow",
+        "safetensors",
         "scikit-learn",  # the digits
         "scipy",
         "tensorboardX",

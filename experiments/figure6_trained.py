@@ -96,7 +96,7 @@ def draw(results: dict[str, Any]) -> Figure:
         axes.plot([-0.3], values[:1], marker, color=colour)
         axes.set_ylim(0, None)
         axes.spines[["top", "right"]].set_visible(False)
-        axes.legend(frameon=False, fontsize=9, loc="upper right")
+        axes.legend(frameon=False, fontsize=9, loc="center left", bbox_to_anchor=(1, 0.5))
     above.set_title("share of values beyond [-1, 1]", fontsize=10)
     below.set_title("over the data's: 1 is right", fontsize=10)
     below.axhline(1, color=theme.data, lw=4, zorder=0)
@@ -114,10 +114,9 @@ def check(results: dict[str, Any]) -> None:
         for number in ("at_T", "samples", "mean_recovered")
     }
     assert np.all(np.diff(over_phi["at_T"]) < 1e-6)  # all are beyond for more than one phi
-    for number in ("samples", "mean_recovered"):
-        assert np.all(np.diff(over_phi[number]) < 0), number
-    none = results["found"]["no guidance"]
-    assert over_phi["samples"][0] > 1.5 * none["samples"][0]
+    assert np.all(np.diff(over_phi["mean_recovered"]) < 0)
+    none = results["found"]["no guidance"]["samples"][0]
+    assert over_phi["samples"][0] > 1.5 * over_phi["samples"][3] > 1.5 * none
 
 
 def summary(results: dict[str, Any]) -> str:

@@ -84,7 +84,7 @@ def at_T(network: trained.Network, labels: np.ndarray, x_T: np.ndarray) -> dict[
 def draw(results: dict[str, Any]) -> Figure:
     """Estimates at T, a row for each weight; beside them mean and spread of samples."""
     theme, found = plotting.LIGHT, results["found"]
-    figure = Figure(figsize=(11, 3.2), layout="constrained")
+    figure = Figure(figsize=(11, 3.6), layout="constrained")
     pictures, parts = figure.subplots(1, 2, width_ratios=(1.5, 1))
     rows = [unpack(text) for text in results["pictures"]]
     grid = plotting.image_grid(np.concatenate(rows), columns=len(rows[0]), scale=2)
@@ -109,7 +109,8 @@ def draw(results: dict[str, Any]) -> Figure:
     parts.set_xticks(range(len(places)), places)
     parts.set_title("part of the data's that comes through; - ideal", fontsize=10)
     parts.spines[["top", "right"]].set_visible(False)
-    parts.legend(frameon=False, fontsize=8.5)
+    handles, labels = parts.get_legend_handles_labels()
+    figure.legend(handles, labels, frameon=False, fontsize=9, loc="outside lower right", ncols=4)
     figure.suptitle("What does a weight of 0 at T do to a network?", x=0.01, ha="left",
                     weight="bold")  # fmt: skip
     return figure
@@ -126,11 +127,10 @@ def check(results: dict[str, Any]) -> None:
 def summary(results: dict[str, Any]) -> str:
     """The estimate at T, and the labels' means in samples, under both weights."""
     paper, silent = results["found"].values()
-    off = "x0_hat at T less its best, rms"
+    off, (_, kept), (_, lost) = "x0_hat at T less its best, rms", paper["S = 50"], silent["S = 50"]
     return (
-        f"the estimate at T is off by {silent[off]:.2f} (rms) with min(SNR, 5), {paper[off]:.2f} with "
-        f"SNR + 1; of the labels' means {silent['S = 50'][1][0]:.2f} and {paper['S = 50'][1][0]:.2f} "
-        "come through at S = 50"
+        f"the estimate at T is off by {silent[off]:.2f} (rms) with min(SNR, 5), {paper[off]:.2f} "
+        f"with SNR + 1; of the labels' means {lost[0]:.2f} and {kept[0]:.2f} come through at S = 50"
     )
 
 

@@ -210,7 +210,7 @@ def draw(results: dict[str, Any]) -> Figure:
         if name in found:
             gains.plot(GAIN_LEVELS, found[name]["gain"], "o", color=colour, label=name)
             gains.plot(GAIN_LEVELS, found[name]["gain_predicted"], color=colour, lw=1)
-    gains.set(xlabel="level t", ylim=(-0.05, 1.05))
+    gains.set(xlabel="level t", ylim=(-0.05, 1.05), xticks=GAIN_LEVELS[::-1])
     gains.set_title("part of a shift of x0's mean\nthat x0_hat follows", fontsize=10)
     gains.legend(frameon=False, fontsize=9, loc="lower left")
     for axes in (parts, gains):

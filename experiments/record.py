@@ -8,7 +8,7 @@ where --workdir is for the experiments that sample trained networks: they train 
 yet trained (`experiments/trained.py`). It measures, writes NAME.json and NAME.png into
 experiments/results (or FOLDER), prints its table, and only then asserts the direction of the claim,
 so that a surprise is on record too. `--smoke` measures less, to see that everything runs; its
-numbers mean nothing, and are not asserted.
+numbers mean nothing, and are not asserted. `--redraw` draws what is on record again.
 """
 
 import argparse
@@ -62,31 +62,22 @@ def run(experiment: Experiment, arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=experiment.claim)
     parser.add_argument("--smoke", action="store_true", help="measure less, and assert nothing")
     parser.add_argument("--out", type=Path, default=RESULTS, help="folder of the results")
+    parser.add_argument("--redraw", action="store_true", help="measure nothing, draw again")
     if experiment.trained:
-        parser.add_argument("--workdir", type=Path, required=True, help="of trained networks")
+        parser.add_argument("--workdir", type=Path, help="of trained networks")
     options = parser.parse_args(arguments)
+    if experiment.trained and not (options.workdir or options.redraw):
+        parser.error("give the folder of trained networks by --workdir=")
     if options.smoke and options.out.resolve() == RESULTS:
         parser.error("--smoke would overwrite the results on record: give it a folder by --out=")
-    start = time.perf_counter()
+    path = options.out / f"{experiment.name}.json"
     try:
-        results = experiment.measure(options.smoke, *([options.workdir] * experiment.trained))
+        record = _on_record(path) if options.redraw else _measure(experiment, options)
     except UsageError as error:
         sys.exit(f"error: {error}")
-    record = {
-        "name": experiment.name,
-        "place": experiment.place,
-        "claim": experiment.claim,
-        "paper": experiment.paper,
-        "summary": None,
-        "command": _command(experiment, options),
-        "hardware": parallel.describe(),
-        "seconds": round(time.perf_counter() - start, 1),
-        "holds": None,
-        **results,
-    }
-    options.out.mkdir(parents=True, exist_ok=True)
-    path = options.out / f"{experiment.name}.json"
+    record |= {"place": experiment.place, "claim": experiment.claim, "paper": experiment.paper}
     write = lambda: files.write_text(path, json.dumps(record, indent=1) + "\n")  # noqa: E731
+    options.out.mkdir(parents=True, exist_ok=True)
     write()  # at once: what was measured is not lost by what follows
     print(table(record["rows"]))
     plotting.save_figure(path.with_suffix(".png"), experiment.draw(record))
@@ -94,6 +85,31 @@ def run(experiment: Experiment, arguments: Sequence[str] | None = None) -> None:
         record |= {"summary": experiment.summary(record), "holds": _holds(experiment, record)}
         write()
         experiment.check(record)
+
+
+def _on_record(path: Path) -> dict[str, Any]:
+    try:
+        return json.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        raise UsageError(f"{path} cannot be read ({error}): measure, without --redraw.") from error
+
+
+def _measure(experiment: Experiment, options: argparse.Namespace) -> dict[str, Any]:
+    """The record of an experiment, but for its summary and whether it holds."""
+    start = time.perf_counter()
+    results = experiment.measure(options.smoke, *([options.workdir] * experiment.trained))
+    return {
+        "name": experiment.name,
+        "place": None,  # these four are told when all is measured
+        "claim": None,
+        "paper": None,
+        "summary": None,
+        "command": _command(experiment, options),
+        "hardware": parallel.describe(),
+        "seconds": round(time.perf_counter() - start, 1),
+        "holds": None,
+        **results,
+    }
 
 
 def _command(experiment: Experiment, options: argparse.Namespace) -> str:

@@ -26,7 +26,13 @@ CORE = [
 OURS = {
     **dict.fromkeys(CORE, CORE),
     "zsnr_jax.models": ["zsnr_jax.models", "zsnr_jax.errors"],
-    "zsnr_jax.diffusers_io": [*CORE, "zsnr_jax.models"],
+    "zsnr_jax.torch_weights": ["zsnr_jax.errors"],
+    "zsnr_jax.safetensors_files": ["zsnr_jax.errors"],
+    "zsnr_jax.scheduler_config": CORE,
+    "zsnr_jax.diffusers_io": [
+        *(*CORE, "zsnr_jax.models", "zsnr_jax.torch_weights"),
+        *("zsnr_jax.safetensors_files", "zsnr_jax.scheduler_config"),
+    ],
     "zsnr_jax.data": ["zsnr_jax.data", "zsnr_jax.errors"],
     "zsnr_jax.evaluation": [*CORE, "zsnr_jax.models", "zsnr_jax.data", "zsnr_jax.evaluation"],
     "zsnr_jax.train.step": [*CORE, "zsnr_jax.train.state", "zsnr_jax.train.optimizer"],

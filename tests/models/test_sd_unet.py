@@ -1,0 +1,163 @@
+"""The UNet of Stable Diffusion: its size, its dtypes, and what it refuses.
+
+That it computes what diffusers computes is shown in tests/parity/test_sd_networks.py.
+"""
+
+import functools
+import math
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from parity import sd_configs
+
+from zsnr_jax.errors import UsageError
+from zsnr_jax.models import sd_layers
+from zsnr_jax.models.sd_unet import UNet2DCondition
+
+SMALL = {
+    **sd_configs.UNET_2,
+    "block_out_channels": [16, 32],
+    "down_block_types": ["CrossAttnDownBlock2D", "DownBlock2D"],
+    "up_block_types": ["UpBlock2D", "CrossAttnUpBlock2D"],
+    "attention_head_dim": [2, 4],
+    "layers_per_block": 1,
+    "cross_attention_dim": 12,
+    "norm_num_groups": 8,
+}
+
+
+def _inputs(config: dict[str, Any], size: int = 8) -> tuple[jax.Array, jax.Array, jax.Array]:
+    x_t = jax.random.normal(jax.random.key(0), (2, size, size, 4))
+    context = jax.random.normal(jax.random.key(1), (2, 77, config["cross_attention_dim"]))
+    return x_t, jnp.array([0, 999]), context
+
+
+@functools.cache
+def _params():
+    """Parameters of every layer at random, none zero or the identity."""
+    shapes = jax.eval_shape(
+        UNet2DCondition.from_config(SMALL).init, jax.random.key(0), *_inputs(SMALL)
+    )
+    rng = np.random.default_rng(0)
+    return jax.tree.map(lambda x: 0.1 * rng.standard_normal(x.shape, np.float32), shapes)
+
+
+def _apply(**options) -> np.ndarray:
+    model = UNet2DCondition.from_config(SMALL, **options)
+    return np.asarray(jax.jit(model.apply)(_params(), *_inputs(SMALL)))
+
+
+@pytest.mark.parametrize(
+    "config, count", [(sd_configs.UNET_2, 865_910_724), (sd_configs.UNET_1, 859_520_964)]
+)
+def test_at_full_size_it_has_as_many_parameters_as_stable_diffusion(config, count) -> None:
+    model = UNet2DCondition.from_config(config)
+    inputs = _inputs(config, size=64)
+    output, params = jax.eval_shape(model.init_with_output, jax.random.key(0), *inputs)
+    assert sum(math.prod(x.shape) for x in jax.tree.leaves(params)) == count
+    assert {x.dtype for x in jax.tree.leaves(params)} == {jnp.dtype(jnp.float32)}
+    assert (output.shape, output.dtype) == ((2, 64, 64, 4), jnp.float32)
+
+
+def test_a_fresh_network_predicts_zero() -> None:
+    model = UNet2DCondition.from_config(SMALL)
+    init = jax.jit(lambda key: model.init(key, *_inputs(SMALL))["params"]["conv_out"])
+    assert not any(np.any(x) for x in jax.tree.leaves(init(jax.random.key(0))))
+
+
+def test_bfloat16_computes_close_to_float32_and_returns_float32() -> None:
+    full, half = _apply(), _apply(dtype=jnp.bfloat16)
+    assert half.dtype == np.float32
+    assert np.any(half != full)
+    assert np.sqrt(np.mean((half - full) ** 2)) < 0.05 * np.std(full)
+
+
+def test_bfloat16_keeps_float32_parameters_of_the_same_names() -> None:
+    models = [UNet2DCondition.from_config(SMALL, dtype=dtype) for dtype in ("float32", "bfloat16")]
+    shapes = [jax.eval_shape(m.init, jax.random.key(0), *_inputs(SMALL)) for m in models]
+    assert shapes[0] == shapes[1]
+
+
+def test_remat_recomputes_every_block_and_renames_nothing() -> None:
+    plain, remat = (UNet2DCondition.from_config(SMALL, remat=remat) for remat in (False, True))
+    shapes = [jax.eval_shape(m.init, jax.random.key(0), *_inputs(SMALL)) for m in (plain, remat)]
+    assert shapes[0] == shapes[1]
+    programs = [jax.make_jaxpr(m.apply)(_params(), *_inputs(SMALL)) for m in (plain, remat)]
+    blocks = (2 + 1) + (2 + 1) + (4 + 2)  # residual blocks and transformers: down, middle, up
+    names = [[eqn.primitive.name for eqn in program.eqns] for program in programs]
+    assert [program.count("remat2") for program in names] == [0, blocks]
+
+
+@pytest.mark.parametrize(
+    "setting, allowed",
+    [
+        ({"_class_name": "AutoencoderKL"}, "'UNet2DConditionModel'"),
+        ({"act_fn": "gelu"}, "'silu' or 'swish'"),
+        ({"flip_sin_to_cos": False}, "True"),
+        ({"resnet_time_scale_shift": "scale_shift"}, "'default'"),
+        ({"transformer_layers_per_block": [1, 2, 10]}, "1"),
+        ({"addition_embed_type": "text_time"}, "no such setting"),
+        ({"class_embed_type": "projection"}, "no such setting"),
+        ({"a_key_of_the_future": 1}, "no such setting"),
+        ({"down_block_types": ["CrossAttnDownBlock2D", "AttnDownBlock2D"]}, "'DownBlock2D'"),
+        ({"up_block_types": ["UpBlock2D"]}, "one for each of 2 resolutions"),
+        ({"attention_head_dim": [5, 10, 20]}, "one for each of 2 resolutions"),
+        ({"layers_per_block": [1, 2]}, "one whole number"),
+        ({"norm_num_groups": None}, "one whole number"),
+    ],
+)
+def test_a_setting_that_it_does_not_implement_is_refused(setting, allowed) -> None:
+    key, value = next(iter(setting.items()))
+    with pytest.raises(UsageError) as caught:
+        UNet2DCondition.from_config({**SMALL, **setting})
+    message = str(caught.value)
+    assert message.startswith(f"{key}={value!r} is not implemented by UNet2DCondition, which takes")
+    assert allowed in message
+
+
+def test_settings_that_change_nothing_here_are_passed_over() -> None:
+    extra = {"sample_size": 96, "upcast_attention": True, "encoder_hid_dim": None, "_commit": "0a"}
+    assert UNet2DCondition.from_config(SMALL | extra) == UNet2DCondition.from_config(SMALL)
+
+
+# What it shares with the other networks.
+
+
+def test_attention_mixes_by_softmax_and_hides_what_is_to_come() -> None:
+    q, k, v = (np.random.default_rng(i).standard_normal((1, 5, 2, 3)) for i in range(3))
+    logits = np.einsum("bnhd,bmhd->bhnm", q, k) / np.sqrt(3)
+    for is_causal in (False, True):
+        seen = np.tril(np.ones((5, 5))) if is_causal else np.ones((5, 5))
+        weights = np.exp(logits) * seen
+        weights /= weights.sum(-1, keepdims=True)
+        mixed = sd_layers.attention(*(jnp.float32(x) for x in (q, k, v)), is_causal=is_causal)
+        np.testing.assert_allclose(
+            mixed, np.einsum("bhnm,bmhd->bnhd", weights, v), rtol=1e-5, atol=1e-6
+        )
+
+
+@pytest.mark.parametrize(
+    "backend, dtype, head_dim, implementation",
+    [
+        ("gpu", "bfloat16", 64, "cudnn"),
+        ("gpu", "float16", 128, "cudnn"),
+        ("gpu", "float32", 64, None),
+        ("gpu", "bfloat16", 160, None),
+        ("gpu", "bfloat16", 12, None),
+        ("cpu", "bfloat16", 64, None),
+        ("tpu", "bfloat16", 64, None),
+    ],
+)
+def test_attention_asks_for_cudnn_where_it_serves(
+    monkeypatch, backend, dtype, head_dim, implementation
+) -> None:
+    asked = []
+    monkeypatch.setattr(jax, "default_backend", lambda: backend)
+    monkeypatch.setattr(
+        jax.nn, "dot_product_attention", lambda *_, **options: asked.append(options)
+    )
+    sd_layers.attention(*[jnp.zeros((1, 2, 1, head_dim), dtype)] * 3)
+    assert asked == [{"is_causal": False, "implementation": implementation}]

@@ -1,0 +1,128 @@
+"""What the networks of Stable Diffusion share. NHWC; parameters float32; `dtype` computes.
+
+Submodules bear the names that torch's have in a diffusers folder, so that weights pass between the
+two by one rule (`zsnr_jax.torch_weights`).
+"""
+
+import dataclasses
+from collections.abc import Callable, Collection, Mapping
+from typing import Any, NoReturn
+
+import jax
+import jax.numpy as jnp
+from einops import repeat
+from flax import linen as nn
+
+from zsnr_jax.errors import UsageError
+from zsnr_jax.models.layers import Dtype
+
+Padding = tuple[tuple[int, int], tuple[int, int]]  # (top, bottom), (left, right)
+Factory = Callable[..., nn.Module]  # makes copies of a layer, whose names are still to be given
+_OURS = {"parent", "name", "dtype", "remat"}  # fields of our modules that no config.json sets
+
+
+def attention(
+    query: jax.Array, key: jax.Array, value: jax.Array, *, is_causal: bool = False
+) -> jax.Array:
+    """Mix values by softmax(query key^T / sqrt(D)), which is computed in float32.
+
+    Args: query [B, N, heads, D]; key, value [B, M, heads, D]. is_causal: token i sees 0..i only.
+    Returns: [B, N, heads, D], of the query's dtype.
+    On a GPU the half precisions go to cuDNN's kernel, which never stores the N x M weights; JAX
+    picks it only when asked to, and refuses what it cannot do.
+    """
+    half = query.dtype in (jnp.bfloat16, jnp.float16)
+    fits = query.shape[-1] % 8 == 0 and query.shape[-1] <= 128
+    cudnn = half and fits and jax.default_backend() == "gpu"
+    return jax.nn.dot_product_attention(
+        query, key, value, is_causal=is_causal, implementation="cudnn" if cudnn else None
+    )
+
+
+class ResnetBlock(nn.Module):
+    """Two normalised 3x3 convolutions around a skip; a time embedding shifts what lies between."""
+
+    channels: int
+    groups: int  # of the norms
+    eps: float
+    dtype: Dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: jax.Array, embedding: jax.Array | None = None) -> jax.Array:
+        """x [B, H, W, C], embedding [B, E] or none -> [B, H, W, channels]."""
+        h = nn.silu(nn.GroupNorm(self.groups, epsilon=self.eps, dtype=self.dtype, name="norm1")(x))
+        h = nn.Conv(self.channels, (3, 3), dtype=self.dtype, name="conv1")(h)
+        if embedding is not None:
+            project = nn.Dense(self.channels, dtype=self.dtype, name="time_emb_proj")
+            h = h + project(nn.silu(embedding))[:, None, None, :]
+        h = nn.silu(nn.GroupNorm(self.groups, epsilon=self.eps, dtype=self.dtype, name="norm2")(h))
+        h = nn.Conv(self.channels, (3, 3), dtype=self.dtype, name="conv2")(h)
+        if x.shape[-1] != self.channels:
+            x = nn.Conv(self.channels, (1, 1), dtype=self.dtype, name="conv_shortcut")(x)
+        return x + h
+
+
+class Downsample(nn.Module):
+    """Halve height and width by a 3x3 convolution of stride 2."""
+
+    padding: Padding
+    dtype: Dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """x [B, H, W, C] -> [B, H/2, W/2, C]."""
+        return nn.Conv(
+            x.shape[-1], (3, 3), strides=2, padding=self.padding, dtype=self.dtype, name="conv"
+        )(x)
+
+
+class Upsample(nn.Module):
+    """Double height and width: repeat each position, then a 3x3 convolution."""
+
+    dtype: Dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """x [B, H, W, C] -> [B, 2H, 2W, C]."""
+        x = repeat(x, "b h w c -> b (h p) (w q) c", p=2, q=2)
+        return nn.Conv(x.shape[-1], (3, 3), dtype=self.dtype, name="conv")(x)
+
+
+def read_config(
+    model: type[nn.Module],
+    config: Mapping[str, Any],
+    implemented: Mapping[str, Collection[Any]],
+    ignored: Collection[str],
+) -> dict[str, Any]:
+    """Pick the fields of a network out of a config.json, of diffusers or transformers.
+
+    Args:
+      model: its fields bear the config's names, and their defaults are those of an absent key.
+      implemented: the values that other keys may have. Of a field that is a list: its entries'.
+      ignored: keys that change nothing here.
+    Raises: UsageError for a value, or a key with a value, that the network does not implement.
+    """
+    fields = {field.name for field in dataclasses.fields(model)} - _OURS
+    picked = {}
+    for key, value in config.items():
+        listed = isinstance(value, list | tuple)
+        allowed = implemented.get(key, ())
+        if key in fields:
+            picked[key] = tuple(value) if listed else value
+            known = not allowed or (listed and all(entry in allowed for entry in value))
+        elif key in implemented:
+            known = value in allowed
+        else:  # absent and null are the same to the libraries that write these files
+            known = value is None or key in ignored or key.startswith("_")
+        if not known:
+            refuse(model, key, value, " or ".join(map(repr, allowed)) or "no such setting")
+    return picked
+
+
+def refuse(model: type[nn.Module], key: str, value: Any, allowed: str) -> NoReturn:
+    """Raise: UsageError. The network does not implement this value of a config.json."""
+    shown = list(value) if isinstance(value, tuple) else value  # as JSON has it
+    raise UsageError(
+        f"{key}={shown!r} is not implemented by {model.__name__}, which takes {allowed}: "
+        "give the folder of a network that has it."
+    )

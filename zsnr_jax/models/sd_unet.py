@@ -1,0 +1,290 @@
+"""The UNet of Stable Diffusion 1.x and 2.x, on latents, conditioned on the noise level and a text.
+
+Architecture: latent diffusion, arXiv 2112.10752, in the arrangement of diffusers'
+UNet2DConditionModel, whose names its submodules and fields bear.
+"""
+
+import functools
+from collections.abc import Mapping
+from typing import Any, Self
+
+import jax
+import jax.numpy as jnp
+from einops import rearrange
+from flax import linen as nn
+
+from zsnr_jax.models import sd_layers
+from zsnr_jax.models.layers import Dtype, timestep_embedding
+from zsnr_jax.models.sd_layers import Downsample, Factory, ResnetBlock, Upsample
+
+_ATTENDING = ("CrossAttnDownBlock2D", "CrossAttnUpBlock2D")
+# What keys of config.json must be, where the network knows one way only. (Of lists: the entries.)
+_IMPLEMENTED = {
+    "_class_name": ["UNet2DConditionModel"],
+    "down_block_types": ["CrossAttnDownBlock2D", "DownBlock2D"],
+    "up_block_types": ["CrossAttnUpBlock2D", "UpBlock2D"],
+    "mid_block_type": ["UNetMidBlock2DCrossAttn"],
+    "center_input_sample": [False],
+    "flip_sin_to_cos": [True],
+    "freq_shift": [0],
+    "only_cross_attention": [False],
+    "mid_block_only_cross_attention": [None, False],
+    "dual_cross_attention": [False],
+    "transformer_layers_per_block": [1],
+    "downsample_padding": [1],
+    "mid_block_scale_factor": [1],
+    "dropout": [0],
+    "act_fn": ["silu", "swish"],
+    "resnet_time_scale_shift": ["default"],
+    "resnet_skip_time_act": [False],
+    "resnet_out_scale_factor": [1],
+    "time_embedding_type": ["positional"],
+    "conv_in_kernel": [3],
+    "conv_out_kernel": [3],
+    "attention_type": ["default"],
+    "class_embeddings_concat": [False],
+}
+# Sizes of inputs, settings of parts that are refused anyway, and upcast_attention: logits and
+# softmax are float32 here whatever the dtype.
+_IGNORED = ["sample_size", "upcast_attention", "addition_embed_type_num_heads"]
+
+
+class UNet2DCondition(nn.Module):
+    """Residual blocks and transformers at falling, then rising resolution, with skips between.
+
+    The fields are those of config.json, and default as they do in diffusers. `attention_head_dim`
+    is the number of heads, for all resolutions or for each: a misnomer that diffusers has kept. The
+    output convolution starts at zero, so a fresh network predicts 0 everywhere.
+    """
+
+    in_channels: int = 4
+    out_channels: int = 4
+    down_block_types: tuple[str, ...] = (*["CrossAttnDownBlock2D"] * 3, "DownBlock2D")
+    up_block_types: tuple[str, ...] = ("UpBlock2D", *["CrossAttnUpBlock2D"] * 3)
+    block_out_channels: tuple[int, ...] = (320, 640, 1280, 1280)  # per resolution, finest first
+    layers_per_block: int = 2  # on the way down; one more on the way up
+    attention_head_dim: int | tuple[int, ...] = 8
+    cross_attention_dim: int = 1280
+    use_linear_projection: bool = False  # of the transformers' ends; otherwise 1x1 convolutions
+    norm_num_groups: int = 32
+    norm_eps: float = 1e-5
+    remat: bool = False  # recompute blocks in the backward pass instead of storing them
+    dtype: Dtype = jnp.float32
+
+    @classmethod
+    def from_config(
+        cls, config: Mapping[str, Any], dtype: Dtype = jnp.float32, remat: bool = False
+    ) -> Self:
+        """Build from a unet/config.json. Raises: UsageError for what is not implemented."""
+        fields = sd_layers.read_config(cls, config, _IMPLEMENTED, _IGNORED)
+        model = cls(**fields, dtype=dtype, remat=remat)
+        resolutions = len(model.block_out_channels)
+        for key in ("down_block_types", "up_block_types", "attention_head_dim"):
+            value = getattr(model, key)
+            if isinstance(value, tuple) and len(value) != resolutions:
+                sd_layers.refuse(cls, key, value, f"one for each of {resolutions} resolutions")
+        for key in ("layers_per_block", "cross_attention_dim", "norm_num_groups"):
+            if not isinstance(value := getattr(model, key), int):
+                sd_layers.refuse(cls, key, value, "one whole number")
+        return model
+
+    @nn.compact
+    def __call__(self, x_t: jax.Array, timestep: jax.Array, context: jax.Array) -> jax.Array:
+        """Predict v, x0 or eps, whichever the network is trained for.
+
+        Args:
+          x_t: float [B, H, W, in_channels]; 2^(resolutions - 1) divides H and W.
+          timestep: int [B], 0..T-1; the last is SNR = 0, a value like any other.
+          context: float [B, tokens, cross_attention_dim], the encoded text.
+        Returns: float32 [B, H, W, out_channels].
+        """
+        sizes, last = self.block_out_channels, len(self.block_out_channels) - 1
+        embedding = timestep_embedding(timestep, sizes[0])
+        embedding = TimeEmbedding(4 * sizes[0], self.dtype, name="time_embedding")(embedding)
+        given = (embedding, context)
+
+        h = nn.Conv(sizes[0], (3, 3), dtype=self.dtype, name="conv_in")(x_t)
+        skips = [h]
+        for i, kind in enumerate(self.down_block_types):
+            parts = (*self._layers(i), kind in _ATTENDING, self.layers_per_block, i < last)
+            h, passed = DownBlock(*parts, self.dtype, name=f"down_blocks_{i}")(h, *given)
+            skips += passed
+        h = MidBlock(*self._layers(last), name="mid_block")(h, *given)
+        for i, kind in enumerate(self.up_block_types):
+            parts = (*self._layers(last - i), kind in _ATTENDING, i < last)
+            taken = [skips.pop() for _ in range(self.layers_per_block + 1)]
+            h = UpBlock(*parts, self.dtype, name=f"up_blocks_{i}")(h, taken, *given)
+
+        norm = nn.GroupNorm(self.norm_num_groups, epsilon=self.norm_eps, name="conv_norm_out")
+        h = nn.silu(norm(h.astype(jnp.float32)))
+        zeros = nn.initializers.zeros
+        return nn.Conv(self.out_channels, (3, 3), kernel_init=zeros, name="conv_out")(h)
+
+    def _layers(self, resolution: int) -> tuple[Factory, Factory]:
+        """What blocks at a resolution are made of: residual blocks and transformers."""
+        remat = nn.remat if self.remat else lambda layer: layer
+        channels, heads = self.block_out_channels[resolution], self.attention_head_dim
+        heads = heads if isinstance(heads, int) else heads[resolution]
+        groups, linear = self.norm_num_groups, self.use_linear_projection
+        resnet = functools.partial(remat(ResnetBlock), channels, groups, self.norm_eps, self.dtype)
+        return resnet, functools.partial(remat(Transformer), heads, groups, linear, self.dtype)
+
+
+class TimeEmbedding(nn.Module):
+    """Two dense layers on the sines and cosines of the timestep."""
+
+    width: int
+    dtype: Dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, waves: jax.Array) -> jax.Array:
+        """waves [B, C] -> [B, width]."""
+        h = nn.silu(nn.Dense(self.width, dtype=self.dtype, name="linear_1")(waves))
+        return nn.Dense(self.width, dtype=self.dtype, name="linear_2")(h)
+
+
+class DownBlock(nn.Module):
+    """Layers at one resolution, then half of it. All they make is passed across to the way up."""
+
+    resnet: Factory
+    transformer: Factory
+    attends: bool  # has it transformers?
+    num_layers: int
+    downsample: bool
+    dtype: Dtype = jnp.float32
+
+    @nn.compact
+    def __call__(
+        self, h: jax.Array, embedding: jax.Array, context: jax.Array
+    ) -> tuple[jax.Array, list[jax.Array]]:
+        """h [B, H, W, C], embedding [B, E], context [B, M, D] -> the next h, and the skips."""
+        skips = []
+        for j in range(self.num_layers):
+            h = self.resnet(name=f"resnets_{j}")(h, embedding)
+            if self.attends:
+                h = self.transformer(name=f"attentions_{j}")(h, context)
+            skips.append(h)
+        if self.downsample:
+            h = Downsample(((1, 1), (1, 1)), self.dtype, name="downsamplers_0")(h)
+            skips.append(h)
+        return h, skips
+
+
+class MidBlock(nn.Module):
+    """A transformer between two residual blocks, at the coarsest resolution."""
+
+    resnet: Factory
+    transformer: Factory
+
+    @nn.compact
+    def __call__(self, h: jax.Array, embedding: jax.Array, context: jax.Array) -> jax.Array:
+        """h [B, H, W, C], embedding [B, E], context [B, M, D] -> [B, H, W, C]."""
+        h = self.resnet(name="resnets_0")(h, embedding)
+        h = self.transformer(name="attentions_0")(h, context)
+        return self.resnet(name="resnets_1")(h, embedding)
+
+
+class UpBlock(nn.Module):
+    """Layers at one resolution, each of which takes in a skip, then twice the resolution."""
+
+    resnet: Factory
+    transformer: Factory
+    attends: bool  # has it transformers?
+    upsample: bool
+    dtype: Dtype = jnp.float32
+
+    @nn.compact
+    def __call__(
+        self, h: jax.Array, skips: list[jax.Array], embedding: jax.Array, context: jax.Array
+    ) -> jax.Array:
+        """h and each skip [B, H, W, any C], embedding [B, E], context [B, M, D] -> the next h."""
+        for j, skip in enumerate(skips):
+            h = jnp.concatenate([h, skip], axis=-1)
+            h = self.resnet(name=f"resnets_{j}")(h, embedding)
+            if self.attends:
+                h = self.transformer(name=f"attentions_{j}")(h, context)
+        return Upsample(self.dtype, name="upsamplers_0")(h) if self.upsample else h
+
+
+class Transformer(nn.Module):
+    """Positions as tokens: one transformer block between two projections, around a skip."""
+
+    heads: int
+    groups: int
+    use_linear_projection: bool
+    dtype: Dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: jax.Array, context: jax.Array) -> jax.Array:
+        """x [B, H, W, C], context [B, M, D] -> [B, H, W, C]; `heads` divides C."""
+        _, height, width, channels = x.shape
+        # The same map either way; torch stores the kernels in different shapes.
+        linear = functools.partial(nn.Dense, channels, dtype=self.dtype)
+        conv = functools.partial(nn.Conv, channels, (1, 1), dtype=self.dtype)
+        project = linear if self.use_linear_projection else conv
+        h = nn.GroupNorm(self.groups, epsilon=1e-6, dtype=self.dtype, name="norm")(x)
+        h = rearrange(project(name="proj_in")(h), "b h w c -> b (h w) c")
+        h = TransformerBlock(self.heads, self.dtype, name="transformer_blocks_0")(h, context)
+        h = rearrange(h, "b (h w) c -> b h w c", h=height, w=width)
+        return x + project(name="proj_out")(h)
+
+
+class TransformerBlock(nn.Module):
+    """Self-attention, attention to the text, and a feed-forward network, each around a skip."""
+
+    heads: int
+    dtype: Dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: jax.Array, context: jax.Array) -> jax.Array:
+        """x [B, N, C], context [B, M, D] -> [B, N, C]."""
+        norm = functools.partial(nn.LayerNorm, epsilon=1e-5, dtype=self.dtype)
+        h = norm(name="norm1")(x)
+        x = x + Attention(self.heads, self.dtype, name="attn1")(h, h)
+        h = norm(name="norm2")(x)
+        x = x + Attention(self.heads, self.dtype, name="attn2")(h, context)
+        return x + FeedForward(self.dtype, name="ff")(norm(name="norm3")(x))
+
+
+class Attention(nn.Module):
+    """Each token takes a mixture of the context's."""
+
+    heads: int
+    dtype: Dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: jax.Array, context: jax.Array) -> jax.Array:
+        """x [B, N, C], context [B, M, D] -> [B, N, C]; `heads` divides C."""
+        dense = functools.partial(nn.Dense, x.shape[-1], dtype=self.dtype)
+        sources = {"to_q": x, "to_k": context, "to_v": context}
+        q, k, v = (
+            rearrange(dense(use_bias=False, name=name)(h), "b n (m d) -> b n m d", m=self.heads)
+            for name, h in sources.items()
+        )
+        mixed = rearrange(sd_layers.attention(q, k, v), "b n m d -> b n (m d)")
+        return dense(name="to_out_0")(mixed)
+
+
+class FeedForward(nn.Module):
+    """A gated linear unit four times as wide, and back."""
+
+    dtype: Dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """x [B, N, C] -> [B, N, C]."""
+        h = GEGLU(4 * x.shape[-1], self.dtype, name="net_0")(x)
+        return nn.Dense(x.shape[-1], dtype=self.dtype, name="net_2")(h)
+
+
+class GEGLU(nn.Module):
+    """A linear map times the exact GELU of another. Source: arXiv 2002.05202."""
+
+    width: int
+    dtype: Dtype = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """x [B, N, C] -> [B, N, width]."""
+        h, gate = jnp.split(nn.Dense(2 * self.width, dtype=self.dtype, name="proj")(x), 2, axis=-1)
+        return h * nn.gelu(gate, approximate=False)

@@ -1,0 +1,208 @@
+"""The text encoder of Stable Diffusion: CLIP's causal transformer over the tokens of a caption.
+
+Architecture: CLIP, arXiv 2103.00020, in the arrangement of transformers' CLIPTextModel, whose names
+its submodules and fields bear. Stable Diffusion 2.x holds 23 of the 24 layers of OpenCLIP's
+ViT-H/14, so that the last layer here is the one before its last, with the final norm behind it.
+"""
+
+import functools
+from collections.abc import Callable, Mapping
+from typing import Any, Self
+
+import jax
+import jax.numpy as jnp
+from einops import rearrange
+from flax import linen as nn
+
+from zsnr_jax.errors import UsageError
+from zsnr_jax.models import sd_layers
+from zsnr_jax.models.layers import Dtype
+
+_ACTIVATIONS = {
+    "gelu": functools.partial(nn.gelu, approximate=False),  # Stable Diffusion 2.x
+    "quick_gelu": lambda x: x * nn.sigmoid(1.702 * x),  # 1.x: OpenAI's own CLIP
+}
+# What keys of config.json must be, where the network knows one way only.
+_IMPLEMENTED = {
+    "model_type": ["clip_text_model"],
+    "architectures": [["CLIPTextModel"]],
+    "attention_dropout": [0.0],
+}
+_IGNORED = [
+    *("bos_token_id", "eos_token_id", "pad_token_id", "projection_dim"),  # of the pooled output
+    *("initializer_factor", "initializer_range", "transformers_version"),
+    "dropout",  # of early versions, which never used it
+    *("torch_dtype", "dtype"),  # of the weights' file; `dtype` here is the caller's choice
+]
+
+
+class TextEncoder(nn.Module):
+    """Encode tokens as the UNet's cross-attention takes them: the last state, normed, unpooled.
+
+    The fields are those of config.json, and default as they do in transformers.
+    """
+
+    vocab_size: int = 49408
+    hidden_size: int = 512
+    intermediate_size: int = 2048  # of the feed-forward layers
+    num_hidden_layers: int = 12
+    num_attention_heads: int = 8
+    max_position_embeddings: int = 77
+    hidden_act: str = "quick_gelu"  # or gelu, the exact one
+    layer_norm_eps: float = 1e-5
+    remat: bool = False  # recompute layers in the backward pass instead of storing them
+    dtype: Dtype = jnp.float32
+
+    @classmethod
+    def from_config(
+        cls, config: Mapping[str, Any], dtype: Dtype = jnp.float32, remat: bool = False
+    ) -> Self:
+        """Build from a text_encoder/config.json. Raises: UsageError for what is not implemented."""
+        config = {key: value for key, value in config.items() if key not in _IGNORED}
+        model = cls(
+            **sd_layers.read_config(cls, config, _IMPLEMENTED, ()), dtype=dtype, remat=remat
+        )
+        if model.hidden_act not in _ACTIVATIONS:
+            known = " or ".join(map(repr, _ACTIVATIONS))
+            sd_layers.refuse(cls, "hidden_act", model.hidden_act, known)
+        if model.hidden_size % model.num_attention_heads:
+            heads = f"a divisor of hidden_size={model.hidden_size}"
+            sd_layers.refuse(cls, "num_attention_heads", model.num_attention_heads, heads)
+        return model
+
+    @nn.compact
+    def __call__(self, input_ids: jax.Array) -> jax.Array:
+        """Encode captions, padding included: Stable Diffusion masks only what comes later.
+
+        Args: input_ids int [B, L], 0..vocab_size-1; L is max_position_embeddings at most.
+        Returns: [B, L, hidden_size], float32 (float64 where that is computed in).
+        """
+        length = input_ids.shape[1]
+        if length > self.max_position_embeddings:
+            raise UsageError(
+                f"{length} tokens in a row, for a text encoder of {self.max_position_embeddings}: "
+                "cut them to that length."
+            )
+        embed = functools.partial(
+            Embeddings, self.vocab_size, self.max_position_embeddings, self.hidden_size, self.dtype
+        )
+        layer = functools.partial(
+            nn.remat(Layer) if self.remat else Layer,
+            self.intermediate_size,
+            self.num_attention_heads,
+            _ACTIVATIONS[self.hidden_act],
+            self.layer_norm_eps,
+            self.dtype,
+        )
+        encode = functools.partial(Encoder, layer, self.num_hidden_layers)
+        norm = functools.partial(
+            _norm, self.layer_norm_eps, jnp.promote_types(self.dtype, jnp.float32)
+        )
+        return TextModel(embed, encode, norm, name="text_model")(input_ids)
+
+
+class TextModel(nn.Module):
+    """Embeddings, layers and a norm, under the name that they have in a file of weights."""
+
+    embed: Callable[..., nn.Module]
+    encode: Callable[..., nn.Module]
+    norm: Callable[..., nn.Module]
+
+    @nn.compact
+    def __call__(self, input_ids: jax.Array) -> jax.Array:
+        """input_ids [B, L] -> [B, L, D]."""
+        x = self.embed(name="embeddings")(input_ids)
+        x = self.encode(name="encoder")(x)
+        return self.norm(name="final_layer_norm")(x)
+
+
+class Embeddings(nn.Module):
+    """A learnt vector for each token, and one for each place."""
+
+    vocab_size: int
+    max_position_embeddings: int
+    hidden_size: int
+    dtype: Dtype
+
+    @nn.compact
+    def __call__(self, input_ids: jax.Array) -> jax.Array:
+        """input_ids [B, L] -> [B, L, D]."""
+        token = nn.Embed(self.vocab_size, self.hidden_size, name="token_embedding")
+        position = nn.Embed(
+            self.max_position_embeddings, self.hidden_size, name="position_embedding"
+        )
+        # Rows are looked up in float32: to cast the whole table first would cost more than they do.
+        x = token(input_ids) + position(jnp.arange(input_ids.shape[1]))[None]
+        return x.astype(self.dtype)
+
+
+class Encoder(nn.Module):
+    """Layers, one after another."""
+
+    layer: Callable[..., nn.Module]
+    num_hidden_layers: int
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """x [B, L, D] -> [B, L, D]."""
+        for i in range(self.num_hidden_layers):
+            x = self.layer(name=f"layers_{i}")(x)
+        return x
+
+
+class Layer(nn.Module):
+    """Attention, then a feed-forward layer, each normed at its entry and added to what it got."""
+
+    intermediate_size: int
+    num_attention_heads: int
+    activation: Callable[[jax.Array], jax.Array]
+    eps: float  # of the norms
+    dtype: Dtype
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """x [B, L, D] -> [B, L, D]."""
+        attend = SelfAttention(self.num_attention_heads, self.dtype, name="self_attn")
+        mlp = MLP(self.intermediate_size, self.activation, self.dtype, name="mlp")
+        x = x + attend(_norm(self.eps, self.dtype, "layer_norm1")(x))
+        return x + mlp(_norm(self.eps, self.dtype, "layer_norm2")(x))
+
+
+class SelfAttention(nn.Module):
+    """Every token attends to itself and to those before it."""
+
+    num_attention_heads: int
+    dtype: Dtype
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """x [B, L, D] -> [B, L, D]; `num_attention_heads` divides D."""
+        dense = functools.partial(nn.Dense, x.shape[-1], dtype=self.dtype)
+        q, k, v = (
+            rearrange(
+                dense(name=f"{part}_proj")(x), "b l (m d) -> b l m d", m=self.num_attention_heads
+            )
+            for part in "qkv"
+        )
+        mixed = sd_layers.attention(q, k, v, is_causal=True)
+        return dense(name="out_proj")(rearrange(mixed, "b l m d -> b l (m d)"))
+
+
+class MLP(nn.Module):
+    """Two dense layers, wide between them."""
+
+    intermediate_size: int
+    activation: Callable[[jax.Array], jax.Array]
+    dtype: Dtype
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """x [B, L, D] -> [B, L, D]."""
+        h = nn.Dense(self.intermediate_size, dtype=self.dtype, name="fc1")(x)
+        return nn.Dense(x.shape[-1], dtype=self.dtype, name="fc2")(self.activation(h))
+
+
+def _norm(eps: float, dtype: Dtype, name: str) -> nn.LayerNorm:
+    # The mean square less the squared mean loses digits where a channel is far larger than the
+    # rest, as some are in CLIP: the variance is taken about the mean instead.
+    return nn.LayerNorm(eps, dtype=dtype, use_fast_variance=False, name=name)

@@ -1,0 +1,73 @@
+"""One network's weights in a diffusers folder: a safetensors file, or several with an index.
+
+    unet/diffusion_pytorch_model.safetensors
+    vae/diffusion_pytorch_model.safetensors
+    text_encoder/model.safetensors               or model.safetensors.index.json, of many files
+
+Pickles (.bin, .ckpt, .pth) can run any code when they are read, and are never read here.
+"""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+from safetensors import SafetensorError
+from safetensors.numpy import load_file, save_file
+
+from zsnr_jax.errors import UsageError
+
+_PICKLES = (".bin", ".ckpt", ".pth", ".pt")
+
+
+def load(folder: Path, stem: str) -> dict[str, np.ndarray]:
+    """All tensors of FOLDER/STEM.safetensors, or of the files its index names; dtypes are kept.
+
+    Raises: UsageError where there is none, a file is cut off or broken, or only a pickle is there.
+    """
+    index, single = folder / f"{stem}.safetensors.index.json", folder / f"{stem}.safetensors"
+    if single.exists():
+        return _load_file(single)
+    if not index.exists():
+        raise UsageError(_why_none(folder, stem))
+    try:
+        names = sorted(set(json.loads(index.read_text())["weight_map"].values()))
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise UsageError(f"{index} cannot be read ({error}): copy it again.") from error
+    tensors: dict[str, np.ndarray] = {}
+    for name in names:
+        tensors |= _load_file(folder / name)
+    return tensors
+
+
+def save(folder: Path, stem: str, tensors: Mapping[str, np.ndarray]) -> None:
+    """Write FOLDER/STEM.safetensors, making the folder if need be."""
+    folder.mkdir(parents=True, exist_ok=True)
+    whole = {name: np.ascontiguousarray(x) for name, x in tensors.items()}
+    save_file(whole, folder / f"{stem}.safetensors", metadata={"format": "pt"})
+
+
+def _load_file(path: Path) -> dict[str, np.ndarray]:
+    try:
+        return load_file(path)
+    except FileNotFoundError:
+        raise UsageError(f"there is no {path}, which its index names: copy it as well.") from None
+    except (SafetensorError, OSError) as error:
+        raise UsageError(
+            f"{path} is broken or cut off ({error}): copy or download it again."
+        ) from error
+
+
+def _why_none(folder: Path, stem: str) -> str:
+    pickles = [path.name for path in sorted(folder.glob("*")) if path.suffix in _PICKLES]
+    others = [path.name for path in sorted(folder.glob(f"{stem}.*.safetensors"))]
+    if not folder.is_dir():
+        return f"there is no folder {folder}: give a whole diffusers-format folder."
+    if others:
+        return f"{folder} holds {others[0]} only: rename or link it to {stem}.safetensors."
+    if pickles:
+        return (
+            f"{folder} holds {pickles[0]}, a pickle, which could run any code and is not read: "
+            f"convert it to {stem}.safetensors."
+        )
+    return f"there is no {folder / stem}.safetensors: give a whole diffusers-format folder."
