@@ -64,9 +64,10 @@ def theirs(path: str) -> np.ndarray:
 
 def test_an_exported_folder_gives_our_images_in_diffusers(tmp_path):
     source = diffusers_io.read(sd_folder.write(tmp_path / "source"))
-    trained = jax.tree.map(lambda x: x * np.float32(0.9), source.unet.params)
+    # Large enough that the guidance and its rescale show: without the latter images move by 4e-4.
+    trained = jax.tree.map(lambda x: x * np.float32(3), source.unet.params)
     sampler = SamplerSettings("trailing", steps_offset=1, final_level=0)
     diffusers_io.write(source, tmp_path / "out", trained, DiffusionProcess(), sampler)
     expected, found = theirs(str(tmp_path / "out")), ours(diffusers_io.read(tmp_path / "out"))
     assert np.isfinite(expected).all() and np.ptp(expected) > 0.1
-    assert np.max(np.abs(found - expected)) < 1e-3 * np.max(np.abs(expected))
+    assert np.max(np.abs(found - expected)) < 5e-5 * np.max(np.abs(expected))  # measured: 5e-6
