@@ -7,6 +7,9 @@ fixes from levels of each spacing, and those of the flawed recipe from leading o
 trained three times as long, to tell what of their error is too little training.
 
 Predicted: the ideal denoiser from the same starts. What a network adds to that is its own error.
+After a thousand steps the seeds lie 0.1 apart in the mean, a tenth below it, and keep up to 0.15
+more of the spread at 5 steps. From 10 steps on the network that was trained three times as long is
+within 0.07 of the ideal denoiser in both.
 
   python -m experiments.figure4_trained --workdir=/tmp/zsnr_jax/trained
 
@@ -30,6 +33,7 @@ from zsnr_jax import plotting, timesteps
 from zsnr_jax.data.brightness import LABELS
 
 SEEDS, STEPS = (0, 1, 2), (5, 10, 25, 50)
+TOLERANCE = 0.07
 WAYS = {  # network, its seeds, spacing
     "flawed, leading": ("flawed", SEEDS, "leading"),
     "leading": ("fixed", SEEDS, "leading"),
@@ -110,7 +114,7 @@ def draw(results: dict[str, Any]) -> Figure:
     figure.suptitle("Do trained networks keep what few steps allow?", x=0.01, ha="left",
                     weight="bold")  # fmt: skip
     figure.supxlabel("Lines: the ideal denoiser, from the same starts. Marks: trained networks, "
-                     "mean and range of three seeds (3 times the training: one). The four fixes "
+                     "mean and range of three seeds\n(3 times the training: one). The four fixes "
                      "but for the spacing, unless flawed.", fontsize=9)  # fmt: skip
     return figure
 
@@ -126,6 +130,8 @@ def check(results: dict[str, Any]) -> None:
     assert abs(spread["trailing", 25] - spread["linspace", 25]) < 0.05
     for S in STEPS:
         assert mean["flawed, leading", S] < mean["leading", S] < mean["trailing", S]
+    longer = curves["trailing, 3 times the training"]
+    np.testing.assert_allclose(longer["ours"][1:], longer["predicted"][1:], atol=TOLERANCE)
 
 
 def summary(results: dict[str, Any]) -> str:

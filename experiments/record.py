@@ -97,7 +97,8 @@ def _on_record(path: Path) -> dict[str, Any]:
 def _measure(experiment: Experiment, options: argparse.Namespace) -> dict[str, Any]:
     """The record of an experiment, but for its summary and whether it holds."""
     start = time.perf_counter()
-    results = experiment.measure(options.smoke, *([options.workdir] * experiment.trained))
+    where = [options.workdir] if experiment.trained else []
+    results = experiment.measure(options.smoke, *where)
     return {
         "name": experiment.name,
         "place": None,  # these four are told when all is measured
@@ -114,8 +115,8 @@ def _measure(experiment: Experiment, options: argparse.Namespace) -> dict[str, A
 
 def _command(experiment: Experiment, options: argparse.Namespace) -> str:
     words = ["python", "-m", f"experiments.{experiment.name}"]
-    words += [f"--workdir={options.workdir}"] * experiment.trained + ["--smoke"] * options.smoke
-    return " ".join(words)
+    words += [f"--workdir={options.workdir}"] if experiment.trained else []
+    return " ".join(words + ["--smoke"] * options.smoke)
 
 
 def _holds(experiment: Experiment, results: dict[str, Any]) -> bool:
