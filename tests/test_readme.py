@@ -80,6 +80,8 @@ def test_the_numbers_are_those_on_file() -> None:
         cell = "{value:.3f} [{low:.3f}, {high:.3f}]".format(**found[name]["std_ratio"])
         assert cell in README
         assert f"{found[name]['ideal_std_ratio']:.3f}" in README
+        seeds = [run["std_ratio"]["value"] for run in found[name]["runs"]]
+        assert f"from {min(seeds):.2f} to {max(seeds):.2f}" in " ".join(README.split())
 
 
 def test_the_table_of_claims_is_the_experiments() -> None:

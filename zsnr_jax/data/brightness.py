@@ -32,6 +32,7 @@ as Stable Diffusion was sampled. With 95 % bootstrap intervals over 1536 samples
 experiments.ideal_brightness`:
 
     size   fixed                  flawed
+    8      1.000 [0.977, 1.020]   0.866 [0.844, 0.888]
     16     0.989 [0.966, 1.012]   0.699 [0.676, 0.721]
     32     0.974 [0.952, 0.995]   0.435 [0.419, 0.450]
     64     0.920 [0.896, 0.941]   0.228 [0.219, 0.236]
