@@ -207,6 +207,19 @@ def test_runs_beside_each_other(workdir, tmp_path):
     assert "the configs are equal" in same.text
 
 
+def test_many_runs_have_a_line_each(workdir, tmp_path):
+    others = []
+    for i in range(4):
+        results = _results(metrics={"brightness/std_ratio": _estimate(0.5 + i / 10)})
+        others.append(_write(tmp_path / f"spacing=trailing,seed={i}", results))
+    page = Page(report.write_comparison([workdir, *others], tmp_path / "page.html"))
+    _assert_self_contained(page)
+    assert "5 runs" in page.text and "beside" not in page.text
+    for i in range(4):
+        assert f"spacing=trailing, seed={i}0.{5 + i}" in page.text
+    assert page.tags.count("table") == 1
+
+
 def test_the_command_line(workdir, tmp_path, capsys):
     report.main([str(workdir)])
     assert capsys.readouterr().out.strip() == str(workdir / "report.html")

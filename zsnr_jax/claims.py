@@ -60,7 +60,8 @@ def write(folder: pathlib.Path, out: pathlib.Path) -> pathlib.Path:
 def _claim(record: Mapping[str, Any], folder: pathlib.Path) -> str:
     picture = page.data_uri((folder / f"{record['name']}.png").read_bytes(), "image/png")
     verdict = {True: "It holds.", False: "It does not hold here.", None: "Measured in small only."}
-    seconds = page.duration(record["seconds"], "measured")
+    on = ", on networks that were trained before" if "--workdir" in record["command"] else ""
+    seconds = f"{page.duration(record['seconds'], 'measured')}{on}"
     summary = record["summary"]
     paper = "" if record["paper"] == "-" else f"The paper: {page.text(record['paper'])}. "
     said = f"<p>{paper}Here: {page.text(summary)}.</p>" if summary else ""

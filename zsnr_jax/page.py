@@ -80,6 +80,7 @@ body { margin: 0; background: var(--ground); color: var(--ink);
 main { max-width: 1120px; margin: 0 auto; padding: 36px 24px 48px; }
 h1 { font-size: 34px; line-height: 1.15; margin: 0 0 14px; letter-spacing: -0.01em; }
 h2 { font-size: 20px; margin: 44px 0 6px; }
+h1, h2, h3, th { overflow-wrap: anywhere; }
 h3 { font-size: 16px; margin: 20px 0 0; }
 p { margin: 0 0 10px; }
 a { color: inherit; }

@@ -24,6 +24,7 @@ from zsnr_jax import claims, files, page, plotting
 from zsnr_jax.errors import UsageError
 
 _REQUIRED = ("config_name", "command", "config", "process", "sampler", "dataset", "metrics", "step")
+_FEW = 3  # runs that a page has room for beside each other
 # What a metric is called, and the value it should have.
 _METRICS = {
     "brightness/std_ratio": ("Standard deviation, samples / data", "1"),
@@ -93,9 +94,14 @@ def write_comparison(
     Raises: UsageError for a missing or broken file.
     """
     runs = [load_run(workdir) for workdir in workdirs]
-    title = " beside ".join(run.name for run in runs)
-    body = [f"<header><h1>{page.text(title)}</h1></header>", _pictures_of_all(runs)]
-    body += [_numbers_of_all(runs), _differences(runs)]
+    few = len(runs) <= _FEW
+    title = " beside ".join(run.name for run in runs) if few else f"{len(runs)} runs"
+    body = [f"<header><h1>{page.text(title)}</h1></header>"]
+    if few:
+        body += [_pictures_of_all(runs), _numbers_of_all(runs), _differences(runs)]
+    else:
+        body += [_table_of_many(runs), _pictures_of_all(runs)]
+    body.append(_commands(runs))
     return page.write(pathlib.Path(out), title, "\n".join(body))
 
 
@@ -265,6 +271,19 @@ def _numbers_of_all(runs: Sequence[Run]) -> str:
     )
 
 
+def _table_of_many(runs: Sequence[Run]) -> str:
+    """A line for each run, which a table with a column for each has no room for."""
+    names = [name for name in _METRICS if any(name in run.results["metrics"] for run in runs)]
+    lines = []
+    for run in runs:
+        values = (_number(_estimate(run, name)["value"]) for name in names)
+        lines.append(
+            (page.text(run.name.replace(",", ", ")), [f"<b>{value}</b>" for value in values])
+        )
+    table = page.table(["", *map(_metric_name, names)], lines)
+    return f"<section><h2>Numbers</h2>{table}</section>"
+
+
 def _differences(runs: Sequence[Run]) -> str:
     configs = [files.flatten(run.results["config"]) for run in runs]
     keys = sorted({key for config in configs for key in config})
@@ -275,8 +294,12 @@ def _differences(runs: Sequence[Run]) -> str:
             lines.append((page.text(key), [page.text(value) for value in values]))
     table = page.table(["", *(page.text(run.name) for run in runs)], lines)
     table = table if lines else "<p>Nothing: the configs are equal.</p>"
+    return f"<section><h2>What differs</h2>{table}</section>"
+
+
+def _commands(runs: Sequence[Run]) -> str:
     commands = "".join(f"<pre>{page.text(run.results['command'])}</pre>" for run in runs)
-    return f"<section><h2>What differs</h2>{table}<h2>Repeat it</h2>{commands}</section>"
+    return f"<section><h2>Repeat it</h2>{commands}</section>"
 
 
 # Pieces.

@@ -1,6 +1,9 @@
 """A folder that we export, sampled by diffusers' own pipeline, live. Skipped without torch."""
 # pyright: reportMissingImports=false
 
+import functools
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -29,9 +32,7 @@ def ours(folder: diffusers_io.Folder) -> np.ndarray:
     encode = lambda captions: folder.text_encoder.model.apply(  # noqa: E731
         {"params": folder.text_encoder.params}, tokenize(captions).ids
     )
-    unet = lambda x_t, timestep, context: folder.unet.model.apply(  # noqa: E731
-        {"params": folder.unet.params}, x_t, timestep, context
-    )
+    unet: Any = functools.partial(folder.unet.model.apply, {"params": folder.unet.params})
     contexts = encode(PROMPTS), encode([NEGATIVE] * len(PROMPTS))
     network = guidance.guide_network(unet, *contexts, SCALE, RESCALE)
     schedule = folder.process.noise_schedule
