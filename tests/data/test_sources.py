@@ -146,8 +146,8 @@ def test_unprepared_set_names_the_command(name, tmp_path):
 @pytest.mark.parametrize(
     "name, part",
     [
-        ("brightness/48", "choose one of brightness/16, brightness/32"),
-        ("brightness", "choose one of brightness/16, brightness/32"),
+        ("brightness/48", "choose one of brightness/8, brightness/16"),
+        ("brightness", "choose one of brightness/8, brightness/16"),
         ("no_such_set", "catalog"),
         ("mnist/foo", "BuilderConfig foo"),
         ("a b", "catalog"),
