@@ -28,7 +28,6 @@ sweep alone, for its table and pages of all runs:
 """  # noqa: E501
 
 import itertools
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -38,7 +37,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from experiments.record import Experiment, row, run
-from zsnr_jax import plotting, sweep
+from zsnr_jax import plotting, report, sweep
 
 SCALE, NUM_SAMPLES = 7.5, 256
 TRAININGS = {  # each with the loss that is plain for its prediction
@@ -79,10 +78,7 @@ def measure(smoke: bool, workdir: Path) -> dict[str, Any]:
     """Run the sweep, and read what its runs found."""
     num_runs = 2 if smoke else len(cells())
     runs = sweep.plan("configs/brightness.py" + ":smoke" * smoke, get_sweep()[:num_runs], workdir)
-    if failed := sweep.run_all(runs):
-        raise SystemExit(
-            f"{failed[0].workdir / 'log.txt'} says why the run {failed[0].name} failed"
-        )
+    sweep.require_all(runs, sweep.run_all(runs))
     print(sweep.summarize(runs, workdir))
     found = {called(*cell): read(run.workdir) for cell, run in zip(cells(), runs)}
     results = {"found": found, "shares": {} if smoke else all_shares(found)}
@@ -91,7 +87,7 @@ def measure(smoke: bool, workdir: Path) -> dict[str, Any]:
 
 def read(workdir: Path) -> dict[str, dict[str, float]]:
     """A run's numbers: of the trained network, and of the ideal denoiser."""
-    results = json.loads((workdir / "results.json").read_text())
+    results = report.load_run(workdir).results
     value = lambda name: results["metrics"][name]["value"]  # noqa: E731
     trained = {name: value(f"brightness/{name}") for name in BRIGHTNESS}
     return {

@@ -10,7 +10,6 @@ Predicted: the ideal denoiser, from the same noise.
 Seconds, and on 2 CPU cores four minutes more for each of six networks that is not yet trained.
 """
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +19,7 @@ from matplotlib.figure import Figure
 from experiments import trained
 from experiments.pictures import pack, unpack
 from experiments.record import Experiment, row, run
-from zsnr_jax import plotting
+from zsnr_jax import plotting, report
 from zsnr_jax.data import make_images
 from zsnr_jax.evaluation import brightness
 
@@ -36,7 +35,7 @@ def measure(smoke: bool, workdir: Path) -> dict[str, Any]:
         name: [trained.train(name, workdir, seed, smoke) for seed in seeds] for name in RECIPES
     }
     found = {name: summarize(runs) for name, runs in folders.items()}
-    dataset = json.loads((folders["fixed"][0] / "results.json").read_text())["dataset"]["name"]
+    dataset = report.load_run(folders["fixed"][0]).results["dataset"]["name"]
     images = {"data": make_images(int(dataset.partition("/")[2]), 512, seed=0)[0]}
     images |= {name: samples_of(runs[0]) for name, runs in folders.items()}
     rows = [
@@ -69,7 +68,7 @@ def summarize(folders: list[Path]) -> dict[str, Any]:
     The interval resamples within each run, and says nothing of other seeds; every run's ratio is to
     the same data.
     """
-    runs = [json.loads((folder / "results.json").read_text()) for folder in folders]
+    runs = [report.load_run(folder).results for folder in folders]
     samples = [brightness.mean_brightness(samples_of(folder)) for folder in folders]
     data_std = np.sqrt((1 - 1 / runs[0]["dataset"]["num_examples"] ** 2) / 3)  # the set's exact law
     pooled = brightness.bootstrap(

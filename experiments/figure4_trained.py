@@ -24,11 +24,7 @@ from matplotlib.figure import Figure
 
 from experiments import trained
 from experiments.record import Experiment, measured, row, run
-from experiments.recovery import (
-    even_labels,
-    even_starts,
-    recovery_and_spread,
-)
+from experiments.recovery import even_labels, even_starts, recovery_and_spread
 from zsnr_jax import plotting, timesteps
 from zsnr_jax.data.brightness import LABELS
 

@@ -28,16 +28,15 @@ A minute on 2 CPU cores.
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from experiments.pictures import pack, unpack
+from experiments.pictures import pack, show
 from experiments.record import Experiment, measured, row, run
 from experiments.recovery import even_starts
 from zsnr_jax import apg, data, guidance, plotting, predictions, samplers, schedules, timesteps
@@ -213,6 +212,7 @@ def make_rows(found: dict[str, Any], predicted: dict[str, Any]) -> list[dict[str
     return rows
 
 
+LABELS_BELOW = [label.replace(" ", "\n") for label in LABELS]  # of two pictures each
 WORDS = {
     "phi = 0": "over-exposed",
     "phi = 0.5": "best",
@@ -227,7 +227,8 @@ def draw(results: dict[str, Any]) -> Figure:
     halves: Any = figure.subfigures(1, 2, width_ratios=(1.3, 1))
     left, panels = halves
     samples = left.subplots()
-    draw_samples(samples, list(WAYS), [unpack(text) for text in results["pictures"]])
+    show(samples, list(WAYS), results["pictures"], LABELS_BELOW, scale=4)
+    samples.tick_params(axis="y", labelsize=9)
     samples.set_title("samples of the ideal denoiser; each column from one noise", fontsize=10)
     theme, found = plotting.LIGHT, results["found"]
     share = {  # label -> colour, marker, denoiser, number
@@ -261,18 +262,6 @@ def draw(results: dict[str, Any]) -> Figure:
 
 
 PLACES = {"no guidance": -0.3, "projected": 1.3, f"levels to {HIGHEST}": 1.6}  # on the axis of phi
-
-
-def draw_samples(axes: Axes, ways: Sequence[str], rows: list[np.ndarray]) -> None:
-    """A row of samples [2 labels, H, H, 3] for each way, two of each label."""
-    grid = plotting.image_grid(np.concatenate(rows), columns=len(rows[0]), scale=4)
-    axes.imshow(grid, interpolation="nearest")
-    pitch = (len(grid) - 2) / len(rows)
-    axes.set_yticks([pitch * (i + 0.5) for i in range(len(rows))], ways, fontsize=9)
-    names = [label.replace(" ", "\n") for label in LABELS]
-    axes.set_xticks([pitch * (2 * i + 1) for i in range(len(names))], names, fontsize=9)
-    axes.tick_params(length=0)
-    axes.spines[:].set_visible(False)
 
 
 def check(results: dict[str, Any]) -> None:

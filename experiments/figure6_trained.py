@@ -24,19 +24,16 @@ from matplotlib.figure import Figure
 
 from experiments import trained
 from experiments.figure6_guidance_rescale import (
+    LABELS_BELOW,
     PHIS,
     SCALE,
     WORDS,
     at_T,
-    draw_samples,
     judge,
 )
-from experiments.pictures import pack, unpack
+from experiments.pictures import pack, show
 from experiments.record import Experiment, row, run
-from experiments.recovery import (
-    even_labels,
-    even_starts,
-)
+from experiments.recovery import even_labels, even_starts
 from zsnr_jax import plotting, timesteps
 from zsnr_jax.data.brightness import LABELS
 
@@ -80,7 +77,8 @@ def draw(results: dict[str, Any]) -> Figure:
     figure = Figure(figsize=(12, 4.6), layout="constrained")
     halves: Any = figure.subfigures(1, 2, width_ratios=(1.3, 1))
     samples = halves[0].subplots()
-    draw_samples(samples, list(GUIDES), [unpack(text) for text in results["pictures"]])
+    show(samples, list(GUIDES), results["pictures"], LABELS_BELOW, scale=4)
+    samples.tick_params(axis="y", labelsize=9)
     samples.set_title("samples of the trained network; each column from one noise", fontsize=10)
     above, below = halves[1].subplots(2, 1, sharex=True)
     theme, found = plotting.LIGHT, results["found"]

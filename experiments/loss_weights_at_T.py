@@ -25,13 +25,10 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from experiments import trained
-from experiments.pictures import pack, unpack
+from experiments.figure6_guidance_rescale import LABELS_BELOW
+from experiments.pictures import pack, show
 from experiments.record import Experiment, row, run
-from experiments.recovery import (
-    even_labels,
-    even_starts,
-    recovery_and_spread,
-)
+from experiments.recovery import even_labels, even_starts, recovery_and_spread
 from zsnr_jax import plotting, timesteps
 from zsnr_jax.data.brightness import LABELS
 
@@ -86,15 +83,7 @@ def draw(results: dict[str, Any]) -> Figure:
     theme, found = plotting.LIGHT, results["found"]
     figure = Figure(figsize=(11, 3.6), layout="constrained")
     pictures, parts = figure.subplots(1, 2, width_ratios=(1.5, 1))
-    rows = [unpack(text) for text in results["pictures"]]
-    grid = plotting.image_grid(np.concatenate(rows), columns=len(rows[0]), scale=2)
-    pictures.imshow(grid, interpolation="nearest")
-    pitch = (len(grid) - 2) / len(rows)
-    pictures.set_yticks([pitch * (i + 0.5) for i in range(len(rows))], [f"w = {w}" for w in found])
-    names = [label.replace(" ", "\n") for label in LABELS]
-    pictures.set_xticks([pitch * (2 * i + 1) for i in range(len(names))], names, fontsize=9)
-    pictures.tick_params(length=0)
-    pictures.spines[:].set_visible(False)
+    show(pictures, [f"w = {w}" for w in found], results["pictures"], LABELS_BELOW)
     pictures.set_title("what the network takes pure noise for, two noises a label", fontsize=10)
     places = [f"S = {S}" for S in STEPS if f"S = {S}" in found["SNR + 1"]]
     for k, (weight, colour) in enumerate(zip(found, (theme.samples, theme.flawed))):

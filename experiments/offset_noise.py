@@ -27,6 +27,7 @@ out; from its own, most of it.
 Two minutes on 2 CPU cores, and four more for each network that is not yet trained.
 """
 
+import functools
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -35,7 +36,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from experiments import trained
-from experiments.pictures import pack, unpack
+from experiments.pictures import pack, show
 from experiments.record import Experiment, row, run
 from experiments.recovery import (
     ddim_on_one_mode,
@@ -156,6 +157,7 @@ def mode_gain(way: Way, network: trained.Network, level: int) -> float:
     return signal**2 / (signal**2 + noise**2)
 
 
+@functools.cache  # a network is sampled in two ways
 def gain(network: trained.Network, level: int) -> float:
     """The same of a network: of 96 of the data's images with plain noise, shifted up and down."""
     images, labels = network.images[:96], network.labels[:96]
@@ -183,14 +185,7 @@ def draw(results: dict[str, Any]) -> Figure:
     theme, found = plotting.LIGHT, results["found"]
     figure = Figure(figsize=(12, 3.6), layout="constrained")
     pictures, parts, gains = figure.subplots(1, 3, width_ratios=(2.3, 1, 0.8))
-    grids = np.concatenate([unpack(text) for text in results["pictures"]])
-    grid = plotting.image_grid(grids, columns=16, scale=2)
-    pictures.imshow(grid, interpolation="nearest")
-    pitch = (len(grid) - 2) / len(found)
-    pictures.set_yticks([pitch * (i + 0.5) for i in range(len(found))], list(found))
-    pictures.set_xticks([])
-    pictures.tick_params(length=0)
-    pictures.spines[:].set_visible(False)
+    show(pictures, list(found), results["pictures"])
     pictures.set_title("samples from dark to bright, at even quantiles", fontsize=10)
     places = np.arange(len(found))[::-1]
     for k, (label, colour) in enumerate((("mean", theme.samples), ("spread", theme.flawed))):

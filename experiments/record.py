@@ -75,7 +75,7 @@ def run(experiment: Experiment, arguments: Sequence[str] | None = None) -> None:
         record = _on_record(path) if options.redraw else _measure(experiment, options)
     except UsageError as error:
         sys.exit(f"error: {error}")
-    record |= {"place": experiment.place, "claim": experiment.claim, "paper": experiment.paper}
+    record |= _told(experiment)
     write = lambda: files.write_text(path, json.dumps(record, indent=1) + "\n")  # noqa: E731
     options.out.mkdir(parents=True, exist_ok=True)
     write()  # at once: what was measured is not lost by what follows
@@ -85,6 +85,11 @@ def run(experiment: Experiment, arguments: Sequence[str] | None = None) -> None:
         record |= {"summary": experiment.summary(record), "holds": _holds(experiment, record)}
         write()
         experiment.check(record)
+
+
+def _told(experiment: Experiment) -> dict[str, str]:
+    """What a record says before anything is measured."""
+    return {name: getattr(experiment, name) for name in ("name", "place", "claim", "paper")}
 
 
 def _on_record(path: Path) -> dict[str, Any]:
@@ -100,11 +105,8 @@ def _measure(experiment: Experiment, options: argparse.Namespace) -> dict[str, A
     where = [options.workdir] if experiment.trained else []
     results = experiment.measure(options.smoke, *where)
     return {
-        "name": experiment.name,
-        "place": None,  # these four are told when all is measured
-        "claim": None,
-        "paper": None,
-        "summary": None,
+        **_told(experiment),
+        "summary": None,  # this and whether it holds are told when all is on file
         "command": _command(experiment, options),
         "hardware": parallel.describe(),
         "seconds": round(time.perf_counter() - start, 1),

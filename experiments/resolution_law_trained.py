@@ -22,12 +22,7 @@ from matplotlib.figure import Figure
 
 from experiments import trained
 from experiments.record import Experiment, row, run
-from experiments.recovery import (
-    even_labels,
-    even_starts,
-    recovery_and_spread,
-    spread_given_label,
-)
+from experiments.recovery import even_labels, even_starts, recovery_and_spread, spread_given_label
 from experiments.resolution_law import law
 from zsnr_jax import plotting, timesteps
 from zsnr_jax.data.brightness import LABELS

@@ -5,7 +5,6 @@ that are given the same WORKDIR share it. Training broken off goes on.
 """
 
 import functools
-import importlib
 import subprocess
 import sys
 from collections.abc import Mapping
@@ -17,7 +16,6 @@ import jax.numpy as jnp
 import numpy as np
 
 from zsnr_jax import build, guidance, modes, predictions, samplers, sweep
-from zsnr_jax import config as config_lib
 from zsnr_jax.errors import UsageError
 from zsnr_jax.evaluation import ideal
 from zsnr_jax.predictions import Denoise
@@ -47,7 +45,7 @@ RECIPES = {
 
 def train(name: str, workdir: Path, seed: int = 0, smoke: bool = False) -> Path:
     """Train one network where that is not done yet; returns its folder."""
-    planned = plan(name, workdir, seed, smoke)
+    planned = sweep.plan_run(*_planned(name, seed, smoke), workdir)
     if not sweep.is_finished(planned):
         done = subprocess.run([sys.executable, *planned.command[1:]], check=False)
         if done.returncode:
@@ -55,38 +53,22 @@ def train(name: str, workdir: Path, seed: int = 0, smoke: bool = False) -> Path:
     return planned.workdir
 
 
+@functools.cache  # several ways of sampling take the same one
 def load(name: str, workdir: Path, seed: int = 0, smoke: bool = False) -> "Network":
     """A trained network; trained first, where that is not done yet."""
     folder = train(name, workdir, seed, smoke)
-    run, state = modes.load(_config(name, seed, smoke), folder)
+    run, state = modes.load(sweep.configure(*_planned(name, seed, smoke)), folder)
     return Network(run, jax.device_get(state.ema_params))
 
 
-def plan(name: str, workdir: Path, seed: int = 0, smoke: bool = False) -> sweep.PlannedRun:
-    """A network's run: its folder, settings and command."""
-    variants, settings = _parts(name, seed, smoke)
-    folder = workdir / f"{name}_{seed}"
-    command = ["python", "-m", "zsnr_jax.main", f"--workdir={folder}"]
-    command.append(f"--config=configs/brightness.py{':' * bool(variants)}{variants}")
-    command += [f"--config.{key}={value}" for key, value in settings.items()]
-    resolved = config_lib.to_json(_config(name, seed, smoke))
-    return sweep.PlannedRun(folder.name, folder, settings, resolved, command)
-
-
-def _config(name: str, seed: int, smoke: bool) -> config_lib.Config:
-    variants, settings = _parts(name, seed, smoke)
-    config = importlib.import_module("configs.brightness").get_config(variants)
-    config.update_from_flattened_dict(settings)
-    return config
-
-
-def _parts(name: str, seed: int, smoke: bool) -> tuple[str, dict[str, Any]]:
-    """Variants and settings; of the latter, in small, what the smoke variant has no word in."""
+def _planned(name: str, seed: int, smoke: bool) -> tuple[str, str, dict[str, Any]]:
+    """Config, name and settings of a network's run, as `sweep.plan_run` takes them."""
     recipe = RECIPES[name]
     variants = ",".join(filter(None, (recipe.variants, "smoke" * smoke)))
-    of_length = ("train.", "evaluation.")
+    of_length = ("train.", "evaluation.")  # in which the smoke variant has its own word
     settings = {k: v for k, v in recipe.settings.items() if not (smoke and k.startswith(of_length))}
-    return variants, settings | ({"seed": seed} if seed else {})
+    config = "configs/brightness.py" + f":{variants}" * bool(variants)
+    return config, f"{name}_{seed}", settings | ({"seed": seed} if seed else {})
 
 
 class Network:
@@ -95,19 +77,14 @@ class Network:
     def __init__(self, run: build.Run, params: Any):
         self.schedule = run.process.noise_schedule
         self.images, self.labels = run.arrays
-        self._of = (run.model, run.process)  # what its programs depend on
-        self._params = params
+        self._of = (run.model, run.process, params)
 
     def sample(
         self, labels: np.ndarray, x_T: np.ndarray, levels: np.ndarray, final_level: int = 0
     ) -> np.ndarray:
         """Draw by DDIM: float32 [n, H, W, C] for labels int [n], from x_T [n, H, W, C]."""
         path = samplers.coefficients(_DDIM, self.schedule, levels, final_level)
-
-        def draw(labels: np.ndarray, x_T: np.ndarray) -> Any:
-            return _sample(*self._of, self._params, path, labels, x_T)
-
-        return in_batches(draw, labels, x_T)
+        return in_batches(functools.partial(_sample, *self._of, path), labels, x_T)
 
     def trajectory(
         self,
@@ -121,19 +98,11 @@ class Network:
         Args: guide: scale and rescale; None for the labels' output alone.
         """
         path = samplers.coefficients(_DDIM, self.schedule, levels)
-
-        def draw(labels: np.ndarray, x_T: np.ndarray) -> Any:
-            return _trajectory(*self._of, self._params, path, labels, guide, x_T)
-
-        return in_batches(draw, labels, x_T)
+        return in_batches(functools.partial(_trajectory, *self._of, path, guide), labels, x_T)
 
     def estimate(self, labels: np.ndarray, x_t: np.ndarray, level: int) -> np.ndarray:
         """x0_hat [n, H, W, C] of x_t [n, H, W, C] at a level, for labels int [n]."""
-
-        def draw(labels: np.ndarray, x_t: np.ndarray) -> Any:
-            return _estimate(*self._of, self._params, level, labels, x_t)
-
-        return in_batches(draw, labels, x_t)
+        return in_batches(functools.partial(_estimate, *self._of, level), labels, x_t)
 
     def ideal(
         self, labels: np.ndarray, x_T: np.ndarray, levels: np.ndarray, final_level: int = 0
@@ -166,7 +135,7 @@ def _sample(model: Any, process: Any, params: Any, path: Any, labels: Any, x_T: 
 
 @functools.partial(jax.jit, static_argnums=(0, 1))
 def _trajectory(
-    model: Any, process: Any, params: Any, path: Any, labels: Any, guide: Any, x_T: Any
+    model: Any, process: Any, params: Any, path: Any, guide: Any, labels: Any, x_T: Any
 ) -> tuple[jax.Array, jax.Array]:
     denoise = _denoise(model, process, params, labels, guide)
     samples, x0_hat = samplers.trajectory(_DDIM, denoise, x_T, path)

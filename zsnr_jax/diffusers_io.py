@@ -146,12 +146,11 @@ def write(
 
 def write_network(network: Network, out: Path, stem: str, params: Mapping[str, Any]) -> None:
     """Write a network's weights under the names, and in the dtypes, that were read."""
-    dtypes = {name: x.dtype for name, x in torch_weights.to_torch(network.params).items()}
+    as_read = jax.tree.map(
+        lambda x, read: np.asarray(x).astype(read.dtype, copy=False), params, network.params
+    )
     old = {new: key for key, new in network.old_names.items()}
-    tensors = {
-        old.get(name, name): x.astype(dtypes[name])
-        for name, x in torch_weights.to_torch(params).items()
-    }
+    tensors = {old.get(name, name): x for name, x in torch_weights.to_torch(as_read).items()}
     safetensors_files.save(out, stem, tensors | network.buffers)
 
 

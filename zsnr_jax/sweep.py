@@ -83,14 +83,18 @@ def plan(config: str, sweep: Sweep, workdir: Path) -> list[PlannedRun]:
     Args: config: FILE.py[:variant], as of `zsnr_jax.main`.
     Raises: UsageError, naming the run, for a setting that is unknown or wrong, or two equal runs.
     """
-    runs = []
-    for name, overrides in zip(_names(sweep), sweep):
-        settings = _settings(config, name, overrides)
-        flags = [f"--config.{key}={value}" for key, value in overrides.items()]
-        folder = workdir / name
-        command = ["python", "-m", "zsnr_jax.main", f"--config={config}", f"--workdir={folder}"]
-        runs.append(PlannedRun(name, folder, overrides, settings, [*command, *flags]))
-    return runs
+    return [
+        plan_run(config, name, overrides, workdir) for name, overrides in zip(_names(sweep), sweep)
+    ]
+
+
+def plan_run(config: str, name: str, overrides: dict[str, Any], workdir: Path) -> PlannedRun:
+    """Plan one run, in WORKDIR/NAME. Args and errors as of `plan`."""
+    settings = config_lib.to_json(configure(config, name, overrides))
+    flags = [f"--config.{key}={value}" for key, value in overrides.items()]
+    folder = workdir / name
+    command = ["python", "-m", "zsnr_jax.main", f"--config={config}", f"--workdir={folder}"]
+    return PlannedRun(name, folder, overrides, settings, [*command, *flags])
 
 
 def is_finished(run: PlannedRun) -> bool:
@@ -175,6 +179,15 @@ def _borrow(trained: Path, run: PlannedRun) -> None:
     (run.workdir / "checkpoints").symlink_to((trained / "checkpoints").resolve())
 
 
+def require_all(runs: Sequence[PlannedRun], failed: Sequence[PlannedRun]) -> None:
+    """Raise: UsageError where runs failed, with where the first of them says why."""
+    if failed:
+        raise UsageError(
+            f"{len(failed)} of {len(runs)} runs failed, {failed[0].name} first: "
+            f"{failed[0].workdir / 'log.txt'} says why, and the same command goes on."
+        )
+
+
 def summarize(runs: Sequence[PlannedRun], workdir: Path) -> str:
     """Write sweep.json and sweep.html of the finished runs, and return their table as text."""
     rows = []
@@ -235,7 +248,8 @@ def _names(sweep: Sweep) -> list[str]:
     return names
 
 
-def _settings(config: str, name: str, overrides: dict[str, Any]) -> dict[str, Any]:
+def configure(config: str, name: str, overrides: dict[str, Any]) -> config_lib.Config:
+    """The config of a run, from FILE.py[:variant] and overrides, checked as a whole."""
     file, _, variants = config.partition(":")
     settings = _module(file, "--config").get_config(variants)
     try:
@@ -247,7 +261,7 @@ def _settings(config: str, name: str, overrides: dict[str, Any]) -> dict[str, An
         build.build(settings)
     except UsageError as error:
         raise UsageError(f"the run {name} cannot be made: {error}") from error
-    return config_lib.to_json(settings)
+    return settings
 
 
 def _module(file: str, flag: str) -> Any:
@@ -283,11 +297,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         finished = [run for run in runs if run not in failed]
         if finished:
             print(summarize(finished, options.workdir))
-        if failed:
-            raise UsageError(
-                f"{len(failed)} of {len(runs)} runs failed, {failed[0].name} first: "
-                f"{failed[0].workdir / 'log.txt'} says why, and the same command goes on."
-            )
+        require_all(runs, failed)
 
 
 if __name__ == "__main__":

@@ -57,10 +57,7 @@ class AutoencoderKL(nn.Module):
         """Build from a vae/config.json. Raises: UsageError for what is not implemented."""
         fields = sd_layers.read_config(cls, config, _IMPLEMENTED, _IGNORED)
         model = cls(**fields, dtype=dtype, remat=remat)
-        resolutions = len(model.block_out_channels)
-        for key in ("down_block_types", "up_block_types"):
-            if len(value := getattr(model, key)) != resolutions:
-                sd_layers.refuse(cls, key, value, f"one for each of {resolutions} resolutions")
+        sd_layers.require_per_resolution(model, "down_block_types", "up_block_types")
         return model
 
     def setup(self) -> None:

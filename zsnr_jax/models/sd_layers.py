@@ -119,6 +119,14 @@ def read_config(
     return picked
 
 
+def require_per_resolution(model: Any, *keys: str) -> None:
+    """Refuse a network whose lists, the fields named, lack an entry for each resolution."""
+    resolutions = len(model.block_out_channels)
+    for key in keys:
+        if isinstance(value := getattr(model, key), tuple) and len(value) != resolutions:
+            refuse(type(model), key, value, f"one for each of {resolutions} resolutions")
+
+
 def refuse(model: type[nn.Module], key: str, value: Any, allowed: str) -> NoReturn:
     """Raise: UsageError. The network does not implement this value of a config.json."""
     shown = list(value) if isinstance(value, tuple) else value  # as JSON has it

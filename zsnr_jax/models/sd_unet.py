@@ -78,11 +78,8 @@ class UNet2DCondition(nn.Module):
         """Build from a unet/config.json. Raises: UsageError for what is not implemented."""
         fields = sd_layers.read_config(cls, config, _IMPLEMENTED, _IGNORED)
         model = cls(**fields, dtype=dtype, remat=remat)
-        resolutions = len(model.block_out_channels)
-        for key in ("down_block_types", "up_block_types", "attention_head_dim"):
-            value = getattr(model, key)
-            if isinstance(value, tuple) and len(value) != resolutions:
-                sd_layers.refuse(cls, key, value, f"one for each of {resolutions} resolutions")
+        per_resolution = ("down_block_types", "up_block_types", "attention_head_dim")
+        sd_layers.require_per_resolution(model, *per_resolution)
         for key in ("layers_per_block", "cross_attention_dim", "norm_num_groups"):
             if not isinstance(value := getattr(model, key), int):
                 sd_layers.refuse(cls, key, value, "one whole number")

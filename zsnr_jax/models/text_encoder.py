@@ -58,10 +58,8 @@ class TextEncoder(nn.Module):
         cls, config: Mapping[str, Any], dtype: Dtype = jnp.float32, remat: bool = False
     ) -> Self:
         """Build from a text_encoder/config.json. Raises: UsageError for what is not implemented."""
-        config = {key: value for key, value in config.items() if key not in _IGNORED}
-        model = cls(
-            **sd_layers.read_config(cls, config, _IMPLEMENTED, ()), dtype=dtype, remat=remat
-        )
+        fields = sd_layers.read_config(cls, config, _IMPLEMENTED, _IGNORED)
+        model = cls(**fields, dtype=dtype, remat=remat)
         if model.hidden_act not in _ACTIVATIONS:
             known = " or ".join(map(repr, _ACTIVATIONS))
             sd_layers.refuse(cls, "hidden_act", model.hidden_act, known)
