@@ -21,6 +21,11 @@ def _state(value: float = 1.5) -> TrainState:
     return init_state(params, optax.adam(1e-3)).replace(step=jnp.int32(7))
 
 
+def _restore(checkpoints: Checkpoints, make_state=_state) -> TrainState:
+    like = jax.eval_shape(make_state)
+    return checkpoints.restore(7, like, parallel.make_placement("pmap").shardings(like))
+
+
 def _save(folder: Path, *steps: int, keep: int = 3) -> None:
     checkpoints = Checkpoints(folder, keep)
     for step in steps:
@@ -33,8 +38,18 @@ def test_state_and_record_come_back_bit_for_bit(tmp_path: Path) -> None:
     checkpoints = Checkpoints(tmp_path, read_only=True)
     assert checkpoints.latest_step() == 7
     assert checkpoints.record(7)["process"] == RECORD["process"]
-    restored = checkpoints.restore(7, jax.eval_shape(_state), parallel.replicated())
+    restored = _restore(checkpoints)
     jax.tree.map(np.testing.assert_array_equal, restored, _state(7))
+    checkpoints.close()
+
+
+def test_what_is_frozen_is_not_in_a_checkpoint(tmp_path: Path) -> None:
+    checkpoints = Checkpoints(tmp_path)
+    checkpoints.save(7, _state().replace(frozen={"text_encoder": jnp.ones(5)}), RECORD)
+    checkpoints.close()
+    checkpoints = Checkpoints(tmp_path, read_only=True)
+    assert _restore(checkpoints).frozen == ()
+    assert not [path for path in tmp_path.rglob("*") if "text_encoder" in path.name]
     checkpoints.close()
 
 
@@ -59,7 +74,7 @@ def test_a_checkpoint_cut_short_is_refused_with_its_folder_and_the_remedy(tmp_pa
     victim.write_bytes(victim.read_bytes()[: victim.stat().st_size // 2])
     checkpoints = Checkpoints(tmp_path, read_only=True)
     with pytest.raises(UsageError, match=r"checkpoint 7 in .* cannot be read .* move .*7 away"):
-        checkpoints.restore(7, jax.eval_shape(_state), parallel.replicated())
+        _restore(checkpoints)
     checkpoints.close()
 
 
@@ -86,7 +101,6 @@ def test_another_format_is_refused_by_name(tmp_path: Path, monkeypatch) -> None:
 def test_an_array_of_another_shape_is_refused(tmp_path: Path) -> None:
     _save(tmp_path, 7)
     checkpoints = Checkpoints(tmp_path, read_only=True)
-    like = jax.eval_shape(lambda: init_state(jnp.zeros(2), optax.adam(1e-3)))
     with pytest.raises(UsageError, match="cannot be read"):
-        checkpoints.restore(7, like, parallel.replicated())
+        _restore(checkpoints, lambda: init_state(jnp.zeros(2), optax.adam(1e-3)))
     checkpoints.close()

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from zsnr_jax import samplers, signal_leak, timesteps
+from zsnr_jax import parallel, samplers, signal_leak, timesteps
 from zsnr_jax.generate import Generator, Sampling, spread_labels, to_uint8
 from zsnr_jax.guidance import guide_network
 from zsnr_jax.predictions import StatefulDenoise, make_denoise
@@ -45,10 +45,11 @@ def _generator(
         _network,
         process,
         Sampling(sampler, path, _guided(scale)),
-        negative_label=9,
-        image_shape=(4, 4, 1),
+        negative=9,
+        shape=(4, 4, 1),
         batch_size=batch_size,
         seed=seed,
+        placement=parallel.make_placement("pmap"),
         leak=leak,
     )
 

@@ -4,6 +4,7 @@ Beside the arrays each checkpoint holds a JSON record: the diffusion process, th
 and the fingerprint of the data. A run continues, and a sample is drawn, only where they agree.
 """
 
+import dataclasses
 import re
 from pathlib import Path
 from typing import Any
@@ -39,12 +40,12 @@ class Checkpoints:
         return self._manager.latest_step()
 
     def save(self, step: int, state: TrainState, record: dict[str, Any]) -> None:
-        """Copy the state to the host, then write it in the background.
+        """Copy the state, but for what is frozen, to the host; write it in the background.
 
         An error of an earlier save is raised here, or by `check` or `close`: never swallowed.
         """
         args = ocp.args.Composite(
-            state=ocp.args.StandardSave(state),
+            state=ocp.args.StandardSave(_without_frozen(state)),
             record=ocp.args.JsonSave({"format": FORMAT, **record}),
         )
         if not self._manager.save(step, args=args, force=True):
@@ -61,17 +62,20 @@ class Checkpoints:
             )
         return record
 
-    def restore(self, step: int, like: TrainState, placement: jax.sharding.Sharding) -> TrainState:
-        """Read the state of a checkpoint into the shapes and dtypes of `like`.
+    def restore(self, step: int, like: TrainState, shardings: TrainState) -> TrainState:
+        """Read the state of a checkpoint, but for what is frozen, which comes back as ().
 
-        Args: placement: of every array, on the devices of now; those that wrote it do not matter.
+        Args: like: of the shapes and dtypes; shardings: of every array, on the devices of now;
+          those that wrote it do not matter.
         Raises: UsageError where a file is damaged or an array does not fit.
         """
         shapes = jax.tree.map(
-            lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=placement), like
+            lambda x, sharding: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding),
+            _without_frozen(like),
+            _without_frozen(shardings),
         )
         args = ocp.args.Composite(state=ocp.args.StandardRestore(shapes))
-        return self._restore(step, args).state
+        return TrainState(**self._restore(step, args).state)
 
     def check(self) -> None:
         """Raise the error of a save that failed in the background."""
@@ -91,6 +95,11 @@ class Checkpoints:
                 f"{self._folder / str(step)} away to go on from the one before, or start over in "
                 "another --workdir."
             ) from error
+
+
+def _without_frozen(state: TrainState) -> dict[str, Any]:
+    fields = (field.name for field in dataclasses.fields(state))
+    return {name: getattr(state, name) for name in fields if name != "frozen"}
 
 
 def _first_line(error: Exception) -> str:

@@ -23,11 +23,15 @@ def default_config() -> Config:
     """All settings. Override on the command line as --config.sampler.num_steps=25, say."""
     config: Config = ConfigDict()
     config.seed = 0  # of initialisation, data order, noise and samples
+    # A Stable Diffusion folder in diffusers' format. Its UNet is then trained, on dataset.latents;
+    # dataset.name and model.* below, but for remat and dtype, are of runs without one, on images.
+    config.pretrained = ""
 
     config.dataset = ConfigDict()
     config.dataset.name = (
         "brightness/32"  # a TFDS name; brightness/{8,16,32,64}, digits are embedded
     )
+    config.dataset.latents = ""  # with pretrained: a folder of python -m zsnr_jax.data.encode
     config.dataset.batch_size = 64  # over all devices and hosts
     config.dataset.image_size = 0  # resize (centre crop) to this many pixels a side; 0 keeps theirs
     config.dataset.flip = False  # mirror images at random: for natural images
@@ -45,7 +49,7 @@ def default_config() -> Config:
     # min_snr_plus_one | min_snr_at_least_one | min_snr_zero_at_terminal (does not learn t = T)
     config.loss.weight = "snr_plus_one"
     config.loss.gamma = config_dict.placeholder(float)  # cap of the min_snr weights; unset: 5
-    config.loss.label_dropout = 0.1  # share of labels hidden, so that guidance has a null class
+    config.loss.label_dropout = 0.1  # share of labels or captions hidden, which guidance needs
     config.loss.offset_noise = 0.0  # strength of a baseline, of which the paper's is 0.1; 0: none
 
     config.model = ConfigDict()
@@ -75,6 +79,7 @@ def default_config() -> Config:
     # Steps per call to the devices; more than 1 pays on accelerators, and slows a CPU down. It
     # divides num_steps, log_every, sample_every and save_every.
     config.train.steps_per_dispatch = 1
+    config.train.accumulate = 1  # microbatches of a step, to save memory; divides a device's rows
     config.train.log_every = 100  # steps; also of the loss probe at t = T
     config.train.sample_every = 0  # steps between grids of samples (the end has its own); 0: none
     config.train.save_every = 5_000  # steps; a checkpoint is also written at the end
@@ -105,12 +110,27 @@ def default_config() -> Config:
     config.evaluation = ConfigDict()
     config.evaluation.num_samples = 512  # for the statistics
     config.evaluation.batch_size = 128  # samples drawn at once, over all devices
+    # The rest is of runs with pretrained. Prompts: .txt, a line each, or .jsonl of {"prompt":
+    # "...", "negative": "..."}; none: captions of the data, evenly.
+    config.evaluation.prompts = ""
+    config.evaluation.inception = ""  # weights in safetensors, for FID and IS; none: not measured
+    config.evaluation.fid_statistics = ""  # of real images: python -m zsnr_jax.evaluation.fid
+    config.evaluation.clip = ""  # a CLIP folder in transformers' format; none: no CLIP score
+
+    config.parallel = ConfigDict()
+    config.parallel.mode = "pmap"  # pmap: the state whole on every device | fsdp: in slices
+    config.parallel.mesh = ()  # of fsdp, (replicas, slices) of all devices; (): one replica
+
+    config.plan = ConfigDict()
+    config.plan.topology = ""  # of --mode=plan: a TPU as v5e:4x4; empty: the devices there are
     return config
 
 
 # What may differ when a run is resumed or sampled: it changes no parameter of the network.
-MAY_CHANGE = ("sampler", "evaluation", "train.log_every", "train.sample_every", "train.save_every",
-              "train.keep", "dataset.data_dir")  # fmt: skip
+MAY_CHANGE = ("sampler", "evaluation", "parallel", "plan", "train.accumulate", "train.log_every",
+              "train.sample_every", "train.save_every", "train.keep", "dataset.data_dir",
+              "dataset.latents", "pretrained")  # fmt: skip
+# Folders may move: what they held is in the checkpoint's record, and compared there.
 
 
 def with_variants(config: Config, chosen: str, variants: Mapping[str, Variant]) -> Config:
@@ -123,6 +143,31 @@ def with_variants(config: Config, chosen: str, variants: Mapping[str, Variant]) 
             raise UsageError(f"variant {name!r} is unknown: this config has {', '.join(variants)}.")
         variants[name](config)
     return config.lock()
+
+
+def stable_diffusion(config: Config) -> None:
+    """Fine-tune Stable Diffusion 2.1-base on 512 x 512 pictures, as arXiv 2305.08891 does.
+
+    Batch 2048, learning rate 1e-4, EMA 0.9999, 50k steps; sampled by 50 DDIM steps, w = 7.5,
+    phi = 0.7. The paper leaves open, and here is chosen: AdamW (0.9, 0.999) with weight decay 0.01,
+    as Stable Diffusion was trained with; 1000 steps of warm-up, then level; gradients clipped to
+    norm 1; 10 % of captions dropped; bfloat16 with float32 parameters, norms and softmax.
+    """
+    config.dataset.image_size = 512
+    config.dataset.batch_size = 2048
+    config.model.remat = True
+    config.model.dtype = "bfloat16"
+    config.optimizer.learning_rate = 1e-4
+    config.optimizer.warmup_steps = 1_000
+    config.optimizer.decay = "constant"
+    config.optimizer.weight_decay = 0.01
+    config.train.num_steps = 50_000
+    config.train.sample_every = 5_000
+    config.train.save_every = 1_000
+    config.sampler.guidance_scale = 7.5
+    config.evaluation.num_samples = 10_000
+    config.evaluation.batch_size = 1_024
+    config.parallel.mode = "fsdp"
 
 
 def flawed(config: Config) -> None:
@@ -154,6 +199,21 @@ def smoke(config: Config) -> None:
     config.sampler.num_steps = 10
     config.evaluation.num_samples = 64
     config.evaluation.batch_size = 64
+
+
+def smoke_latents(config: Config) -> None:
+    """Everything of a run on latents, in a minute on a laptop, and nothing is learnt."""
+    config.dataset.image_size = 0  # whatever the latents are of
+    config.dataset.batch_size = 16
+    config.model.dtype = "float32"
+    config.optimizer.warmup_steps = 2
+    config.train.num_steps = 20
+    config.train.log_every = 5
+    config.train.sample_every = 10
+    config.train.save_every = 10
+    config.sampler.num_steps = 5
+    config.evaluation.num_samples = 16
+    config.evaluation.batch_size = 16
 
 
 def validate(config: Config) -> None:
@@ -196,8 +256,8 @@ def validate(config: Config) -> None:
 
 
 _AT_LEAST_1 = (
-    "train.num_steps", "train.steps_per_dispatch", "train.log_every", "train.save_every",
-    "train.keep", "dataset.batch_size", "evaluation.num_samples", "evaluation.batch_size",
+    "train.num_steps", "train.steps_per_dispatch", "train.accumulate", "train.log_every",
+    "train.save_every", "train.keep", "dataset.batch_size", "evaluation.num_samples", "evaluation.batch_size",
     "model.patch_size", "model.num_res_blocks", "model.head_dim",
 )  # fmt: skip
 _AT_LEAST_0 = (

@@ -9,6 +9,7 @@ written back has the names, shapes and dtypes that were read, and every other fi
 it was, but for the scheduler, which tells the process that the network now belongs to.
 """
 
+import hashlib
 import json
 import shutil
 from collections.abc import Callable, Mapping
@@ -58,6 +59,8 @@ _KINDS = {
     "text_encoder": _Kind(TextEncoder, "model", lambda _: (jnp.zeros((1, 1), jnp.int32),)),
 }  # fmt: skip
 
+NETWORKS = tuple(_KINDS)  # of a folder
+
 # transformers 5 leaves this out of names where it saves a text encoder that it has made itself.
 _TEXT_PREFIX = "text_model."
 # Names of the autoencoder's attention before diffusers 0.15, and since.
@@ -91,6 +94,13 @@ def read(path: Path, **options: Any) -> Folder:
     Args: options: dtype (of computation) and remat, for all networks.
     Raises: UsageError, one sentence, for what is missing, broken, or not implemented.
     """
+    process, sampler = read_scheduler(path)
+    networks = {name: read_network(path, name, **options) for name in NETWORKS}
+    return Folder(path, process=process, sampler=sampler, **networks)
+
+
+def read_scheduler(path: Path) -> tuple[DiffusionProcess, SamplerSettings]:
+    """Read what a folder's networks were made for. Raises: UsageError, as of `read`."""
     index = _json(path / "model_index.json")
     if index.get("_class_name") != "StableDiffusionPipeline":
         raise UsageError(
@@ -98,25 +108,49 @@ def read(path: Path, **options: Any) -> Folder:
             "StableDiffusionPipeline."
         )
     scheduler = path / "scheduler" / "scheduler_config.json"
-    process, sampler = scheduler_config.read(_json(scheduler), str(scheduler))
-    networks = {name: read_network(path, name, **options) for name in _KINDS}
-    return Folder(path, process=process, sampler=sampler, **networks)
+    return scheduler_config.read(_json(scheduler), str(scheduler))
+
+
+def read_model(path: Path, name: str, **options: Any) -> Any:
+    """Read the sizes of one network of a folder. Args and errors as of `read_network`."""
+    path = path / name / "config.json"
+    config = _json(path)
+    try:
+        return make_model(name, config, **options)
+    except UsageError as error:
+        raise UsageError(f"{path}: {error}") from error
+
+
+def make_model(name: str, config: Mapping[str, Any], **options: Any) -> Any:
+    """A network of a config.json: the Flax module of unet, vae or text_encoder, without weights."""
+    return _KINDS[name].model.from_config(config, **options)
+
+
+def parameter_shapes(name: str, model: nn.Module) -> dict[str, Any]:
+    """Shapes of a network's parameters, without the outer "params"."""
+    return jax.eval_shape(model.init, jax.random.key(0), *_KINDS[name].inputs(model))["params"]
+
+
+def weight_stem(name: str) -> str:
+    """How the weight files of a network begin."""
+    return _KINDS[name].stem
 
 
 def read_network(path: Path, name: str, **options: Any) -> Network:
     """Read one network of a folder: unet, vae or text_encoder. Args and errors as of `read`."""
-    kind, folder = _KINDS[name], path / name
-    try:
-        model = kind.model.from_config(_json(folder / "config.json"), **options)
-    except UsageError as error:
-        raise UsageError(f"{folder / 'config.json'}: {error}") from error
-    shapes = jax.eval_shape(model.init, jax.random.key(0), *kind.inputs(model))["params"]
-    tensors = safetensors_files.load(folder, kind.stem)
+    folder, model = path / name, read_model(path, name, **options)
+    tensors = safetensors_files.load(folder, _KINDS[name].stem)
     old_names = {key: new for key in tensors if (new := _present_name(name, key)) != key}
     buffers = {key: x for key, x in tensors.items() if key.endswith(_BUFFER)}
     present = {old_names.get(key, key): x for key, x in tensors.items() if key not in buffers}
-    params = torch_weights.from_torch(present, shapes, str(folder))
+    params = torch_weights.from_torch(present, parameter_shapes(name, model), str(folder))
     return Network(model, params, old_names, buffers)
+
+
+def digests(path: Path) -> dict[str, str]:
+    """The sha256 of each weight file of a folder, by its place: what its weights are."""
+    files = sorted(file for name in NETWORKS for file in (path / name).glob("*.safetensors"))
+    return {str(file.relative_to(path)): _sha256(file) for file in files}
 
 
 def write(
@@ -152,6 +186,11 @@ def write_network(network: Network, out: Path, stem: str, params: Mapping[str, A
     old = {new: key for key, new in network.old_names.items()}
     tensors = {old.get(name, name): x for name, x in torch_weights.to_torch(as_read).items()}
     safetensors_files.save(out, stem, tensors | network.buffers)
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _in_unet(source: Path, at: str, pattern: str) -> list[str]:

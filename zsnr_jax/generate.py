@@ -1,4 +1,4 @@
-"""Drawing samples from a trained network, on all devices of this host."""
+"""Drawing samples from a trained network, on all devices."""
 
 import functools
 from collections.abc import Callable
@@ -29,10 +29,10 @@ class Sampling(NamedTuple):
 
 
 class Generator:
-    """Draws labelled samples in batches of one shape, so that each program compiles once.
+    """Draws samples of conditions in batches of one shape, so that each program compiles once.
 
-    A sample depends on the seed, its label and its number, not on the batch or the device it was
-    drawn in.
+    A sample depends on the seed, its condition and its number, not on the batch or the device it
+    was drawn in.
     """
 
     def __init__(
@@ -41,49 +41,75 @@ class Generator:
         process: DiffusionProcess,
         sampling: Sampling,
         *,
-        negative_label: int,
-        image_shape: tuple[int, int, int],
+        negative: Any,
+        shape: tuple[int, int, int],
         batch_size: int,
         seed: int,
+        placement: parallel.Placement,
+        encode: Callable[[Any, Any], Any] = lambda frozen, condition: condition,
+        decode: Callable[[Any, jax.Array], jax.Array] = lambda frozen, x: x,
         leak: SignalLeak | None = None,
     ):
-        """network: (params, x_t, timestep, label) -> output; devices may round batch_size up.
+        """Bind what is the same for all samples.
 
-        leak: arrays [number of labels, ...], of the data of each, for a start that is not noise.
+        Args:
+          network: (params, x_t, timestep, condition) -> output.
+          negative: what guidance moves away from, where nothing else is said; like one condition.
+          shape: of an x_t.
+          batch_size: of all devices; rounded up to what they share evenly.
+          encode: (frozen, conditions) -> what the network takes for a condition.
+          decode: (frozen, x_0) -> images.
+          leak: arrays [number of labels, ...], of the data of each, for a start that is not noise.
         """
         self._network = network
         self._process = process
         self._sampling = sampling
-        self._negative_label = negative_label
-        self._image_shape = image_shape
-        self.batch_size = parallel.round_up(batch_size)
+        self._negative = negative
+        self._shape = shape
+        self._placement = placement
+        self._encode, self._decode = encode, decode
+        self.batch_size = parallel.round_up(batch_size, placement.num_devices)
         self._key = functools.partial(randomness.purpose_key, seed)
         self._leak = leak
-        self._plain = parallel.parallel_rows(self._draw_plain)
-        self._guided = parallel.parallel_rows(self._draw_guided)
+        self._plain = placement.draw(self.draw_plain)
+        self._guided = placement.draw(self.draw_guided)
 
-    def __call__(self, params: Any, labels: np.ndarray, guided: bool = False) -> np.ndarray:
-        """Draw one sample for each label.
+    def __call__(
+        self,
+        params: Any,
+        conditions: np.ndarray,
+        guided: bool = False,
+        negatives: np.ndarray | None = None,
+        frozen: Any = (),
+    ) -> np.ndarray:
+        """Draw one sample for each condition; every host gets all of them.
 
-        Args: params: of the network; labels: int [n]; guided: use the sampling's guidance, or the
-          conditional output alone (scale 1), whose distribution is the data's own.
+        Args: params: of the network; conditions: int [n, ...], labels say; guided: use the
+          sampling's guidance, or the conditional output alone (scale 1), whose distribution is the
+          data's own; negatives: like conditions; frozen: of `encode` and `decode`.
         Returns: float32 [n, H, W, C]; data lie in [-1, 1], samples may pass it slightly.
         """
-        n, size = len(labels), self.batch_size
-        padded = np.resize(np.asarray(labels, np.int32), -(-n // size) * size)
-        index = np.arange(len(padded), dtype=np.int32)
-        shared = (params, self._sampling.coefficients)
+        n, size = len(conditions), self.batch_size
+        conditions = np.asarray(conditions, np.int32)
+        if negatives is None:
+            negatives = np.broadcast_to(np.asarray(self._negative, np.int32), conditions.shape)
+        order = np.arange(-(-n // size) * size)  # the last batch is filled up from the first
+        rows = (conditions[order % n], negatives[order % n], order.astype(np.int32))
+        shared = self._placement.gather((params, frozen)), self._sampling.coefficients
         draw = self._guided if guided else self._plain
-        starts = tqdm(range(0, len(padded), size), desc="sampling", unit="batch", leave=False)
-        batches = [draw(shared, (padded[i : i + size], index[i : i + size])) for i in starts]
+        starts = tqdm(
+            range(0, len(order), size), desc="sampling", unit="batch", leave=False,
+            disable=not parallel.is_first_host(),
+        )  # fmt: skip
+        batches = [draw(shared, jax.tree.map(lambda x: x[i : i + size], rows)) for i in starts]  # noqa: B023
         return np.concatenate(batches)[:n]
 
     def start(self, labels: Any, index: Any) -> jax.Array:
         """What samples of `labels`, number `index`, int32 [n], start from: float32 [n, H, W, C]."""
-        noise = randomness.row_normal(self._key(Purpose.START), 0, index, self._image_shape)
+        noise = randomness.row_normal(self._key(Purpose.START), 0, index, self._shape)
         if self._leak is None:
             return noise
-        leak_noise = randomness.row_normal(self._key(Purpose.LEAK), 0, index, self._image_shape)
+        leak_noise = randomness.row_normal(self._key(Purpose.LEAK), 0, index, self._shape)
         first = self._sampling.coefficients.level[0]
         alpha, sigma = (side[first] for side in self._process.noise_schedule)
         leaks = jax.tree.map(lambda of_labels: jnp.asarray(of_labels)[labels], self._leak)
@@ -93,29 +119,34 @@ class Generator:
 
         return jax.vmap(one)(leaks, noise, leak_noise)
 
-    def _draw_plain(self, shared: Any, rows: Any) -> jax.Array:
-        (params, coefficients), (labels, index) = shared, rows
+    def draw_plain(self, shared: Any, rows: Any) -> jax.Array:
+        """The program of unguided samples: ((params, frozen), path), rows -> images."""
+        ((params, frozen), path), (conditions, _, index) = shared, rows
+        condition = self._encode(frozen, conditions)
         denoise = predictions.make_denoise(
-            lambda x_t, timestep: self._network(params, x_t, timestep, labels),
+            lambda x_t, timestep: self._network(params, x_t, timestep, condition),
             self._process.noise_schedule,
             self._process.prediction,
         )
-        return self._integrate(denoise, coefficients, labels, index)
+        return self._integrate(denoise, frozen, path, conditions, index)
 
-    def _draw_guided(self, shared: Any, rows: Any) -> jax.Array:
-        (params, coefficients), (labels, index) = shared, rows
+    def draw_guided(self, shared: Any, rows: Any) -> jax.Array:
+        """The program of guided samples; arguments as of `draw_plain`."""
+        ((params, frozen), path), (conditions, negatives, index) = shared, rows
         denoise = self._sampling.guidance(
-            lambda x_t, timestep, label: self._network(params, x_t, timestep, label),
-            labels,
-            jnp.full_like(labels, self._negative_label),
+            lambda x_t, timestep, condition: self._network(params, x_t, timestep, condition),
+            self._encode(frozen, conditions),
+            self._encode(frozen, negatives),
         )
-        return self._integrate(denoise, coefficients, labels, index)
+        return self._integrate(denoise, frozen, path, conditions, index)
 
-    def _integrate(self, denoise: Any, coefficients: Any, labels: Any, index: Any) -> jax.Array:
+    def _integrate(
+        self, denoise: Any, frozen: Any, path: Any, conditions: Any, index: Any
+    ) -> jax.Array:
         sampler = self._sampling.sampler
         key = self._key(Purpose.SAMPLE) if sampler.stochastic else None
-        x_T = self.start(labels, index)
-        return samplers.integrate(sampler, denoise, x_T, coefficients, key, index)
+        x_T = self.start(conditions, index)
+        return self._decode(frozen, samplers.integrate(sampler, denoise, x_T, path, key, index))
 
 
 def spread_labels(labels: np.ndarray, num_samples: int) -> np.ndarray:

@@ -3,6 +3,9 @@
   --mode=train   train, or go on training, then evaluate (the default)
   --mode=eval    measure the samples of the newest checkpoint; write results.json and report.html
   --mode=sample  draw samples of the newest checkpoint as PNG grids and samples.npz
+  --mode=plan    compile for config.plan.topology, a TPU say, and tell what a step costs there
+  --mode=import  make checkpoint 0 of config.pretrained; training does it by itself
+  --mode=export  write the newest checkpoint as a folder for diffusers
 
 Every setting can be given on the command line, as in --config.sampler.num_steps=25. A run that was
 stopped goes on when its command is repeated.
@@ -21,11 +24,12 @@ from ml_collections import config_flags
 
 from zsnr_jax.errors import UsageError
 
-MODES = ("train", "eval", "sample")
+MODES = ("train", "eval", "sample", "plan", "import", "export")
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "The recipe: configs/FILE.py[:variant].")
 _WORKDIR = flags.DEFINE_string("workdir", None, "The folder of this run; made if missing.")
 _MODE = flags.DEFINE_enum("mode", "train", MODES, "What to do.")
+_MULTIHOST = flags.DEFINE_bool("multihost", False, "Join the hosts of a TPU pod or a SLURM job.")
 
 
 def parse_flags(argv: Sequence[str]) -> list[str]:
@@ -45,12 +49,21 @@ def parse_flags(argv: Sequence[str]) -> list[str]:
 
 def main(argv: Sequence[str]) -> None:
     """Dispatch on --mode. Imports come late, so that --help is quick."""
-    from zsnr_jax import modes
+    from zsnr_jax import modes, parallel
 
     logging.set_verbosity(logging.ERROR)  # Orbax tells of every file, and warns of its defaults
     warnings.formatwarning = lambda message, *_: f"warning: {message}\n"
+    if _MULTIHOST.value:
+        parallel.start_hosts()
     command = shlex.join(["python", "-m", "zsnr_jax.main", *sys.argv[1:]])
-    run_mode = {"train": modes.train, "eval": modes.evaluate, "sample": modes.sample}[_MODE.value]
+    run_mode = {
+        "train": modes.train,
+        "eval": modes.evaluate,
+        "sample": modes.sample,
+        "plan": modes.plan,
+        "import": modes.import_weights,
+        "export": modes.export,
+    }[_MODE.value]
     run_mode(_CONFIG.value, Path(str(_WORKDIR.value)), command)
 
 

@@ -1,23 +1,25 @@
-"""What each --mode of `zsnr_jax.main` does: train, evaluate, sample."""
+"""What each --mode of `zsnr_jax.main` does: train, evaluate, sample, import, export."""
 
 import contextlib
 import json
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from types import ModuleType
 
 import jax
 import numpy as np
 
-from zsnr_jax import build, files, parallel, plotting, results
+from zsnr_jax import build, files, parallel, plotting, results, text_to_image
 from zsnr_jax import config as config_lib
+from zsnr_jax.build import LatentRun, Run
 from zsnr_jax.checkpoints import Checkpoints
 from zsnr_jax.config import Config
 from zsnr_jax.errors import UsageError
-from zsnr_jax.generate import spread_labels, to_uint8
+from zsnr_jax.generate import to_uint8
 from zsnr_jax.process import DiffusionProcess
 from zsnr_jax.train import loop
-from zsnr_jax.train.state import TrainState
+from zsnr_jax.train.state import TrainState, init_state
 from zsnr_jax.train.step import make_probe, make_train_step
 
 
@@ -26,17 +28,17 @@ def train(config: Config, workdir: Path, command: str) -> None:
 
     Raises: UsageError where the workdir cannot be made, or holds another run.
     """
-    parallel.require_one_host()
-    parallel.require_divisible(config.dataset.batch_size, "dataset.batch_size")
-    run = build.build(config)
+    run = _build_to_train(config)
     _claim(workdir, run)
-    print(parameter_table(run))
+    _say(parameter_table(run))
     start = time.perf_counter()
     with _open(workdir, run.loop.keep) as checkpoints:
         state = _resume(run, checkpoints)
         first = int(state.step)
         if first:
-            print(f"Going on from step {first} of {run.loop.num_steps} in {workdir}.")
+            _say(f"Going on from step {first} of {run.loop.num_steps} in {workdir}.")
+        elif isinstance(run, LatentRun) and run.told():
+            _say(run.told())
         if first < run.loop.num_steps:
             state = _train(run, state, checkpoints, workdir)
     seconds = time.perf_counter() - start if first == 0 else None  # not of a part of the run
@@ -54,11 +56,47 @@ def sample(config: Config, workdir: Path, command: str) -> None:
     del command
     run, state = load(config, workdir)
     folder = workdir / "drawn"
-    results.write_samples(run, jax.device_get(state.ema_params), folder)
-    print(f"Samples: samples.png, guided.png and samples.npz in {folder}")
+    _results_of(run).write_samples(run, state.ema_params, folder)
+    _say(f"Samples: samples.png, guided.png and samples.npz in {folder}")
 
 
-def load(config: Config, workdir: Path) -> tuple[build.Run, TrainState]:
+def import_weights(config: Config, workdir: Path, command: str) -> None:
+    """Make checkpoint 0 of a run from the folder that config.pretrained names."""
+    del command
+    if not config.pretrained:
+        raise UsageError("--mode=import needs --config.pretrained, a Stable Diffusion folder.")
+    run = _build_to_train(config)
+    _claim(workdir, run)
+    _say(parameter_table(run))
+    with _open(workdir, run.loop.keep) as checkpoints:
+        if (step := checkpoints.latest_step()) is not None:
+            raise UsageError(
+                f"{workdir} holds checkpoint {step} already: choose another --workdir."
+            )
+        checkpoints.save(0, _fresh(run), run.record)
+    if isinstance(run, LatentRun) and run.told():
+        _say(run.told())
+    _say(f"Imported into {workdir}: --mode=train goes on from there.")
+
+
+def export(config: Config, workdir: Path, command: str) -> None:
+    """Write the newest averaged weights as a folder for diffusers: WORKDIR/diffusers."""
+    del command
+    run, state = load(config, workdir)
+    if not isinstance(run, LatentRun):
+        raise UsageError("--mode=export is of runs with config.pretrained: others have no folder.")
+    params, out = run.placement.gather(state.ema_params), workdir / "diffusers"
+    if parallel.is_first_host():
+        run.export(jax.device_get(params), out)
+    _say(f"Exported step {int(state.step)} to {out}: StableDiffusionPipeline.from_pretrained.")
+
+
+def plan(config: Config, workdir: Path, command: str) -> None:
+    """Compile the run's programs for config.plan.topology, and tell what a step costs there."""
+    raise NotImplementedError
+
+
+def load(config: Config, workdir: Path) -> tuple[Run, TrainState]:
     """The run and its newest state; nothing in the checkpoints folder is changed."""
     run = build.build(config)
     if not (workdir / "checkpoints").is_dir():
@@ -71,9 +109,10 @@ def load(config: Config, workdir: Path) -> tuple[build.Run, TrainState]:
     return run, state
 
 
-def parameter_table(run: build.Run) -> str:
+def parameter_table(run: Run) -> str:
     """The network's parameters, module by module."""
-    shapes = jax.eval_shape(run.init_params)["params"]
+    shapes = jax.eval_shape(run.init_params)
+    shapes = shapes.get("params", shapes)
     counts = {
         name: sum(leaf.size for leaf in jax.tree.leaves(tree)) for name, tree in shapes.items()
     }
@@ -82,19 +121,18 @@ def parameter_table(run: build.Run) -> str:
     return "\n".join([*lines, f"  {'in all':<{width}}  {sum(counts.values()):>12,} parameters"])
 
 
-def _train(
-    run: build.Run, state: TrainState, checkpoints: Checkpoints, workdir: Path
-) -> TrainState:
-    labels = spread_labels(np.arange(run.source.info.num_classes), run.generator.batch_size)
-
+def _train(run: Run, state: TrainState, checkpoints: Checkpoints, workdir: Path) -> TrainState:
     def draw_grid(state: TrainState) -> np.ndarray:
-        drawn = run.generator(jax.device_get(state.ema_params), labels)
-        return plotting.image_grid(plotting.by_brightness(to_uint8(drawn), 32))
+        drawn = to_uint8(run.preview(state.ema_params))
+        return plotting.image_grid(plotting.by_brightness(drawn, 32))
 
+    axis_name = run.placement.axis_name
     return loop.train(
         state,
-        step=make_train_step(run.objective, run.optimizer, run.ema_decay, run.seed, parallel.AXIS),
-        probe=make_probe(run.objective, run.seed, parallel.AXIS),
+        step=make_train_step(
+            run.objective, run.optimizer, run.ema_decay, run.seed, axis_name, run.accumulate
+        ),
+        probe=make_probe(run.objective, run.seed, axis_name),
         learning_rate=run.learning_rate,
         batches=run.batches(int(state.step)),
         draw_grid=draw_grid,
@@ -102,41 +140,62 @@ def _train(
         record=run.record,
         workdir=workdir,
         options=run.loop,
+        placement=run.placement,
     )
 
 
 def _evaluate(
-    run: build.Run, state: TrainState, workdir: Path, command: str, seconds: float | None
+    run: Run, state: TrainState, workdir: Path, command: str, seconds: float | None
 ) -> None:
-    found = results.evaluate(
-        run,
-        jax.device_get(state.ema_params),
-        workdir,
-        step=int(state.step),
-        command=command,
-        train_seconds=seconds,
+    found = _results_of(run).evaluate(
+        run, state.ema_params, workdir, step=int(state.step), command=command, train_seconds=seconds
     )
-    for name in ("brightness/std_ratio", "brightness/wasserstein1", "brightness/mean_recovery"):
-        if (estimate := found["metrics"][name])["value"] is not None:
-            print("{:<26} {value:.3f} [{low:.3f}, {high:.3f}]".format(name, **estimate))
-    print(f"The page: {workdir / 'report.html'}")
+    for name, estimate in found["metrics"].items():
+        if "/" not in name.partition("/")[2] and estimate["value"] is not None:  # not of one label
+            interval = " [{low:.3f}, {high:.3f}]" if "low" in estimate else ""
+            _say(("{:<26} {value:.3f}" + interval).format(name, **estimate))
+    _say(f"The page: {workdir / 'report.html'}")
 
 
-def _claim(workdir: Path, run: build.Run) -> None:
+def _results_of(run: Run) -> ModuleType:
+    """Where a kind of run has its evaluation: `write_samples` and `evaluate`."""
+    return text_to_image if isinstance(run, LatentRun) else results
+
+
+def _build_to_train(config: Config) -> Run:
+    parallel.require_divisible(config.dataset.batch_size, "dataset.batch_size")
+    run = build.build(config)
+    rows = config.dataset.batch_size // run.placement.num_devices
+    if rows % run.accumulate:
+        raise UsageError(
+            f"train.accumulate={run.accumulate} does not divide the {rows} rows that a device has "
+            f"of dataset.batch_size={config.dataset.batch_size}: choose a divisor."
+        )
+    return run
+
+
+def _say(text: str) -> None:
+    if parallel.is_first_host():
+        print(text)
+
+
+def _claim(workdir: Path, run: Run) -> None:
     """Make the workdir, or check that the run it holds is this one."""
     path = workdir / "config.json"
     try:
-        (workdir / "samples").mkdir(parents=True, exist_ok=True)
-        if not path.exists():
-            files.write_text(path, json.dumps(run.settings, indent=2) + "\n")
+        if parallel.is_first_host():
+            (workdir / "samples").mkdir(parents=True, exist_ok=True)
+            if not path.exists():
+                files.write_text(path, json.dumps(run.settings, indent=2) + "\n")
     except OSError as error:
         raise UsageError(
             f"--workdir={workdir} cannot be made or written to ({error.strerror}): choose another."
         ) from error
+    parallel.wait_for_hosts("claim")
     _require_same_run(workdir, run)
 
 
-def _require_same_run(workdir: Path, run: build.Run) -> None:
+def _require_same_run(workdir: Path, run: Run) -> None:
     path = workdir / "config.json"
     try:
         saved = json.loads(path.read_text())
@@ -145,23 +204,34 @@ def _require_same_run(workdir: Path, run: build.Run) -> None:
     config_lib.require_same_run(saved, run.settings, str(workdir))
 
 
-def _resume(run: build.Run, checkpoints: Checkpoints) -> TrainState:
+def _resume(run: Run, checkpoints: Checkpoints) -> TrainState:
     """The newest checkpoint's state where it belongs to this run; a fresh one where none is."""
     step = checkpoints.latest_step()
     if step is None:
-        return run.init_state()
+        return _fresh(run)
     saved, mine = checkpoints.record(step), run.record
     run.process.require_same(
         DiffusionProcess.from_dict(saved["process"]), "the config", f"checkpoint {step}"
     )
-    for part in ("model", "data"):
+    for part in mine.keys() - {"process"}:
         for name, value in mine[part].items():
-            if saved[part].get(name) != value:
+            if saved.get(part, {}).get(name) != value:
                 raise UsageError(
-                    f"checkpoint {step} has {part} {name}={saved[part].get(name)!r} and the config "
-                    f"{value!r}: set it back, or choose another --workdir."
+                    f"checkpoint {step} has {part} {name}={saved.get(part, {}).get(name)!r} and the "
+                    f"config {value!r}: set it back, or choose another --workdir."
                 )
-    return checkpoints.restore(step, jax.eval_shape(run.init_state), parallel.replicated())
+    like = jax.eval_shape(run.init_state)
+    state = checkpoints.restore(step, like, run.placement.shardings(like))
+    return state.replace(frozen=run.placement.put(run.frozen()))
+
+
+def _fresh(run: Run) -> TrainState:
+    """The state before the first step, where the steps return it: never whole on one device."""
+    shardings = run.placement.shardings(jax.eval_shape(run.init_state))
+    make = jax.jit(
+        lambda params, frozen: init_state(params, run.optimizer, frozen), out_shardings=shardings
+    )
+    return make(run.placement.put(run.init_params()), run.placement.put(run.frozen()))
 
 
 @contextlib.contextmanager

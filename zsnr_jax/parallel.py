@@ -1,19 +1,44 @@
 """Devices and hosts: the only file that names them.
 
-Data parallelism by `jax.pmap`: every device holds the whole state and a slice of the batch. The
-state has no device axis; pmap takes and returns it as one replicated value (axis None), so that a
-checkpoint does not know how many devices wrote it.
+Two placements of one pure step. By `pmap` every device holds the whole state and a slice of the
+batch. By `fsdp` each device holds a slice of the state as well, and XLA gathers what it computes
+with: a state need not fit one device. In neither has the state an axis for devices, so that a
+checkpoint does not know how many devices wrote it, nor by which placement.
 """
 
-from collections.abc import Callable
+import dataclasses
+import math
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
 import numpy as np
+from jax.experimental import multihost_utils
+from jax.sharding import Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
 
 from zsnr_jax.errors import UsageError
 
-AXIS = "batch"  # the name under which devices share a batch
+AXIS = "batch"  # the name under which pmapped devices share a batch
+MODES = ("pmap", "fsdp")
+_REPLICA, _SHARD = "replica", "shard"  # axes of every mesh; the batch lies along both
+_SMALL = 1024  # values: what is no larger is left whole, being cheaper to keep than to gather
+
+
+def start_hosts() -> None:
+    """Join the processes of a TPU pod or a SLURM job; to be called before any computation.
+
+    They are found by JAX (`jax.distributed.initialize` without arguments).
+    Raises: UsageError where they are not, or do not answer.
+    """
+    try:
+        jax.distributed.initialize()
+    except Exception as error:  # of many types, one for each kind of cluster
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise UsageError(
+            f"--multihost finds no other hosts ({reason}): start it on every host of a TPU pod, or "
+            "by srun in a SLURM job, or leave it out on a single host."
+        ) from error
 
 
 def host() -> int:
@@ -26,13 +51,15 @@ def num_hosts() -> int:
     return jax.process_count()
 
 
-def require_one_host() -> None:
-    """Refuse several hosts, who would all write the same files. Raises: UsageError."""
+def is_first_host() -> bool:
+    """Whether this process is the one that writes files and shows progress."""
+    return jax.process_index() == 0
+
+
+def wait_for_hosts(name: str) -> None:
+    """Wait until every host has come to the place of this name."""
     if num_hosts() > 1:
-        raise UsageError(
-            f"this version trains on the devices of one host, and there are {num_hosts()}: start "
-            "it on one."
-        )
+        multihost_utils.sync_global_devices(name)
 
 
 def require_divisible(batch_size: int, name: str) -> None:
@@ -44,35 +71,137 @@ def require_divisible(batch_size: int, name: str) -> None:
         )
 
 
-def replicated() -> jax.sharding.NamedSharding:
-    """The placement of a state: whole, on every device, as the steps return it."""
-    mesh = jax.sharding.Mesh(np.array(jax.devices()), (AXIS,))
-    return jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())
+@dataclasses.dataclass(frozen=True)
+class Placement:
+    """How a run's arrays lie on devices. `axis_name` is what a step must reduce over, if any."""
+
+    mode: str
+    mesh: Mesh
+
+    @property
+    def axis_name(self) -> str | None:
+        """Of `train.step.make_train_step`: by fsdp a step sees the whole batch."""
+        return AXIS if self.mode == "pmap" else None
+
+    @property
+    def num_devices(self) -> int:
+        """Over all hosts."""
+        return self.mesh.size
+
+    @property
+    def whole(self) -> NamedSharding:
+        """All of an array on every device."""
+        return NamedSharding(self.mesh, P())
+
+    def shardings(self, state: Any) -> Any:
+        """Where the leaves of a state, or their shapes, lie: a pytree of NamedSharding."""
+        if self.mode == "pmap":
+            return jax.tree.map(lambda _: self.whole, state)
+        return jax.tree.map(lambda x: NamedSharding(self.mesh, self._sliced(x.shape)), state)
+
+    def put(self, state: Any) -> Any:
+        """A state, equal on every host, where the steps return it."""
+        shardings = self.shardings(state)
+        if num_hosts() == 1:
+            return jax.device_put(state, shardings)
+        return jax.tree.map(_put_on_hosts, state, shardings)
+
+    def gather(self, tree: Any) -> Any:
+        """A pytree with every array whole on every device."""
+        return jax.jit(lambda tree: tree, out_shardings=self.whole)(tree)
+
+    def step(self, step: Callable[[Any, Any], Any]) -> Callable[[Any, Any], Any]:
+        """Place (state, batches) -> (state, metrics); the state's buffers are reused.
+
+        The batches are this host's rows, [steps, rows, ...]. By pmap the metrics must come back
+        reduced over `axis_name`.
+        """
+        if self.mode == "pmap":
+            placed = jax.pmap(
+                step, axis_name=AXIS, in_axes=(None, 1), out_axes=None, donate_argnums=0
+            )
+            return lambda state, batches: placed(state, split_rows(batches, axis=1))
+
+        def sharded(state: Any, batches: Any) -> Any:
+            state, metrics = step(state, batches)
+            return jax.lax.with_sharding_constraint(state, self.shardings(state)), metrics
+
+        placed = jax.jit(sharded, donate_argnums=0)
+        return lambda state, batches: placed(state, self.rows(batches, axis=1))
+
+    def probe(self, probe: Callable[..., Any]) -> Callable[[Any, Any], Any]:
+        """Place (state, batch) -> one value; the state is kept, and the rows are this host's."""
+        if self.mode == "pmap":
+            placed = jax.pmap(probe, axis_name=AXIS, in_axes=(None, 0), out_axes=None)
+            return lambda state, batch: placed(state, split_rows(batch))
+        placed = jax.jit(probe)
+        return lambda state, batch: placed(state, self.rows(batch))
+
+    def draw(self, function: Callable[[Any, Any], jax.Array]) -> Callable[[Any, Any], np.ndarray]:
+        """Place (shared, rows) -> rows over all devices; every host gives, and gets, all rows.
+
+        Args: function: of `shared`, whole on every device (see `gather`), and of a device's rows.
+        """
+        rows = P((_REPLICA, _SHARD))
+        mapped = jax.shard_map(
+            function, mesh=self.mesh, in_specs=(P(), rows), out_specs=rows, check_vma=False
+        )
+        placed = jax.jit(mapped, out_shardings=self.whole)
+        place = lambda x: _put_on_hosts(x, self.row_sharding())  # noqa: E731
+        return lambda shared, rows: np.asarray(placed(shared, jax.tree.map(place, rows)))
+
+    def rows(self, batch: Any, axis: int = 0) -> Any:
+        """This host's rows of a batch as slices of one array over all devices."""
+        sharding = self.row_sharding(axis)
+        make = jax.make_array_from_process_local_data
+        return jax.tree.map(lambda x: make(sharding, np.asarray(x)), batch)
+
+    def row_sharding(self, axis: int = 0) -> NamedSharding:
+        """Rows at `axis`, evenly over all devices."""
+        return NamedSharding(self.mesh, P(*[None] * axis, (_REPLICA, _SHARD)))
+
+    def _sliced(self, shape: Sequence[int]) -> P:
+        """The largest axis that the shards divide is sliced; the first of several."""
+        shards = self.mesh.shape[_SHARD]
+        fitting = [n if n % shards == 0 else 0 for n in shape]
+        if math.prod(shape) <= _SMALL or not any(fitting):
+            return P()
+        axis = fitting.index(max(fitting))
+        return P(*[None] * axis, _SHARD)
 
 
-def replicate(state: Any) -> Any:
-    """Put a state where the steps return it; left elsewhere, the second step compiles again."""
-    return jax.device_put(state, replicated())
+def make_placement(
+    mode: str, mesh: Sequence[int] = (), devices: Sequence[Any] | None = None
+) -> Placement:
+    """Lay a mesh over devices.
 
-
-def parallel_step(step: Callable[[Any, Any], Any]) -> Callable[[Any, Any], Any]:
-    """Place (state, batches) -> (state, metrics) on all devices; the state's buffers are reused.
-
-    The batches are [steps, rows, ...]: each one's rows are split over this host's devices. Metrics
-    must come back reduced over `AXIS`.
+    Args:
+      mode: pmap or fsdp.
+      mesh: of fsdp, (replicas, shards): each replica of the state lies in as many slices. Empty:
+        one replica over all devices.
+      devices: all of them, if None.
+    Raises: UsageError for an unknown mode, or a mesh that is not of all devices.
     """
-    placed = jax.pmap(step, axis_name=AXIS, in_axes=(None, 1), out_axes=None, donate_argnums=0)
-    return lambda state, batches: placed(state, split_rows(batches, axis=1))
-
-
-def parallel_probe(probe: Callable[..., Any]) -> Callable[[Any, Any], Any]:
-    """Place (state, batch) -> reduced value on all devices; the state is kept."""
-    placed = jax.pmap(probe, axis_name=AXIS, in_axes=(None, 0), out_axes=None)
-    return lambda state, batch: placed(state, split_rows(batch))
+    devices = jax.devices() if devices is None else devices
+    if mode not in MODES:
+        raise UsageError(f"parallel.mode {mode!r} is unknown: choose {' or '.join(MODES)}.")
+    if mode == "pmap" and mesh:
+        raise UsageError(
+            f"parallel.mesh={tuple(mesh)} is of fsdp, and parallel.mode is pmap: set it to ()."
+        )
+    sizes = tuple(mesh) or (1, len(devices))
+    if len(sizes) != 2 or min(sizes) < 1:
+        raise UsageError(f"parallel.mesh={sizes} must be (replicas, shards), or () for one.")
+    if math.prod(sizes) != len(devices):
+        raise UsageError(
+            f"parallel.mesh={sizes} is of {math.prod(sizes)} devices, and there are "
+            f"{len(devices)}: make (replicas, shards) multiply to {len(devices)}, or set it to ()."
+        )
+    return Placement(mode, Mesh(np.array(devices).reshape(sizes), (_REPLICA, _SHARD)))
 
 
 def parallel_rows(function: Callable[[Any, Any], jax.Array]) -> Callable[[Any, Any], np.ndarray]:
-    """Place (shared, rows) -> rows on this host's devices: for sampling.
+    """Place (shared, rows) -> rows on this host's devices, for work that hosts do apart.
 
     `shared` is a pytree that every device gets whole, `rows` one whose leaves are split.
     """
@@ -85,9 +214,10 @@ def parallel_rows(function: Callable[[Any, Any], jax.Array]) -> Callable[[Any, A
     return on_all
 
 
-def round_up(rows: int) -> int:
+def round_up(rows: int, devices: int | None = None) -> int:
     """The least number of rows, at least `rows`, that this host's devices share evenly."""
-    return -(-rows // jax.local_device_count()) * jax.local_device_count()
+    devices = jax.local_device_count() if devices is None else devices
+    return -(-rows // devices) * devices
 
 
 def split_rows(batch: Any, axis: int = 0) -> Any:
@@ -108,3 +238,11 @@ def describe() -> str:
     kind = f"{device.platform.upper()} {device.device_kind}".replace("CPU cpu", "CPU")
     hosts = f" on {num_hosts()} hosts" if num_hosts() > 1 else ""
     return f"{jax.device_count()} x {kind}{hosts}"
+
+
+def _put_on_hosts(x: Any, sharding: NamedSharding) -> jax.Array:
+    """An array that every host has whole, as one over the devices of all."""
+    if isinstance(x, jax.Array) and not x.is_fully_addressable:
+        return x  # it lies so already: a checkpoint was read into it
+    x = np.asarray(x)
+    return jax.make_array_from_callback(x.shape, sharding, lambda index: x[index])

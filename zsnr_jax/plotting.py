@@ -9,6 +9,7 @@ global state.
 import io
 import math
 import os
+import textwrap
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -91,6 +92,21 @@ def save_image_grid(
     shown = by_brightness(images, min(rows * columns, len(images)))
     scale = max(1, round(64 / images.shape[2])) if scale is None else scale
     save_image(path, image_grid(shown, columns, scale))
+
+
+def contact_sheet(images: np.ndarray, captions: Sequence[str], columns: int = 4) -> Figure:
+    """Pictures uint8 [n, H, W, C] in reading order, each above its caption."""
+    columns = min(columns, len(images))
+    rows = -(-len(images) // columns)
+    figure = Figure(figsize=(3 * columns, 3.5 * rows), layout="constrained", dpi=100)
+    grid = figure.subplots(rows, columns, squeeze=False).ravel()
+    for axes, image, caption in zip(grid, images, captions):
+        axes.imshow(image, cmap="gray", interpolation="nearest")
+        axes.set_xlabel(textwrap.fill(textwrap.shorten(caption, 120, placeholder=" ..."), 38))
+        axes.set(xticks=[], yticks=[])
+    for axes in grid[len(images) :]:
+        axes.set_visible(False)
+    return figure
 
 
 def brightness_histogram(results: Mapping[str, Any], dark: bool = False) -> Figure:

@@ -20,7 +20,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from zsnr_jax import files, parallel, plotting, randomness, report, timesteps
-from zsnr_jax.build import Run
+from zsnr_jax.build import ImageRun, Run
 from zsnr_jax.evaluation import brightness, exposure, ideal
 from zsnr_jax.generate import spread_labels, to_uint8
 from zsnr_jax.process import DiffusionProcess
@@ -43,37 +43,49 @@ class Samples(NamedTuple):
     guided_labels: np.ndarray
 
 
-def write_samples(run: Run, params: Params, folder: Path) -> Samples:
-    """Draw the samples of a run into a folder: PNG grids, and samples.npz with all, in 8 bits."""
+def draw_samples(run: ImageRun, params: Params) -> Samples:
+    """Draw the samples of a run, on all hosts together."""
     _, data_labels = run.arrays
     labels = spread_labels(data_labels, run.num_samples)
     images = run.generator(params, labels)
     guided_labels = spread_labels(data_labels, _GUIDED_SAMPLES)
-    guided_images = run.generator(params, guided_labels, guided=True)
-    drawn = Samples(images, labels, guided_images, guided_labels)
-    in_8_bits = drawn._replace(images=to_uint8(images), guided_images=to_uint8(guided_images))
-    folder.mkdir(exist_ok=True)
-    plotting.save_image_grid(folder / "samples.png", in_8_bits.images)
-    plotting.save_image_grid(folder / "guided.png", in_8_bits.guided_images)
-    np.savez_compressed(folder / "samples.npz", **in_8_bits._asdict())
+    return Samples(images, labels, run.generator(params, guided_labels, True), guided_labels)
+
+
+def write_samples(run: ImageRun, params: Params, folder: Path) -> Samples:
+    """Draw the samples of a run into a folder: PNG grids, and samples.npz with all, in 8 bits."""
+    drawn = draw_samples(run, params)
+    if parallel.is_first_host():
+        in_8_bits = drawn._replace(
+            images=to_uint8(drawn.images), guided_images=to_uint8(drawn.guided_images)
+        )
+        folder.mkdir(exist_ok=True)
+        plotting.save_image_grid(folder / "samples.png", in_8_bits.images)
+        plotting.save_image_grid(folder / "guided.png", in_8_bits.guided_images)
+        np.savez_compressed(folder / "samples.npz", **in_8_bits._asdict())
     return drawn
 
 
 def evaluate(
-    run: Run, params: Params, workdir: Path, *, step: int, command: str, train_seconds: float | None
+    run: ImageRun,
+    params: Params,
+    workdir: Path,
+    *,
+    step: int,
+    command: str,
+    train_seconds: float | None,
 ) -> dict[str, Any]:
     """Draw samples, measure them, and write results.json and report.html.
 
     Args: command: how the run was started; train_seconds: None where it was not trained just now.
-    Returns: what results.json holds.
+    Returns: what results.json holds; on hosts other than the first, who measure nothing, no metrics.
     """
     start = time.perf_counter()
     drawn = write_samples(run, params, workdir / "samples")
+    if not parallel.is_first_host():
+        return {"metrics": {}}
     samples, labels = drawn.images, drawn.labels
-    seconds = {
-        "train": train_seconds or _train_seconds_before(workdir),
-        "sample": time.perf_counter() - start,
-    }
+    sample_seconds = time.perf_counter() - start
     images, image_labels = run.arrays
     ideals = ideal_samples(run, labels)
     for name, shown in {"data": images, **ideals}.items():
@@ -85,32 +97,47 @@ def evaluate(
     }
     of_guided = dict(exposure.evaluate(drawn.guided_images, images, run.seed))
     results = {
-        "config_name": re.findall(r"--config[= ](\S+)", command)[0],
-        "command": command,
-        "config": run.settings,
-        "process": run.process.to_dict(),
-        "sampler": run.settings["sampler"],
+        **told(run, params, step, command),
         "dataset": {"name": run.source.info.name, "num_examples": len(run.source)},
-        "num_parameters": sum(p.size for p in jax.tree.leaves(params)),
-        "step": step,
         "num_samples": len(samples),
-        "hardware": parallel.describe(),
-        "versions": {name: version(name) for name in _PACKAGES},
-        "seconds": seconds,
+        "seconds": {
+            "train": train_seconds or train_seconds_before(workdir),
+            "sample": sample_seconds,
+        },
         "metrics": measured.pop("samples") | of_guided,
         "ideal": {name.removeprefix("ideal_"): _values(m) for name, m in measured.items()},
-        "histogram": {"edges": brightness.HISTOGRAM_EDGES.tolist()}
-        | {
-            name: brightness.histogram(brightness.mean_brightness(found)).tolist()
-            for name, found in {"data": images, "samples": samples, **ideals}.items()
-        },
+        "histogram": histogram({"data": images, "samples": samples, **ideals}),
     }
     files.write_text(workdir / "results.json", json.dumps(results, indent=2) + "\n")
     report.write_report(workdir)
     return results
 
 
-def ideal_samples(run: Run, labels: np.ndarray) -> dict[str, np.ndarray]:
+def told(run: Run, params: Params, step: int, command: str) -> dict[str, Any]:
+    """What results.json says of any run: how to repeat it, and what on."""
+    return {
+        "config_name": re.findall(r"--config[= ](\S+)", command)[0],
+        "command": command,
+        "config": run.settings,
+        "process": run.process.to_dict(),
+        "sampler": run.settings["sampler"],
+        "num_parameters": sum(p.size for p in jax.tree.leaves(params)),
+        "step": step,
+        "hardware": parallel.describe(),
+        "versions": {name: version(name) for name in _PACKAGES},
+    }
+
+
+def histogram(sets: dict[str, np.ndarray]) -> dict[str, Any]:
+    """Shares of each set of images [n, H, W, C] by mean brightness, for the page."""
+    counted = {
+        name: brightness.histogram(brightness.mean_brightness(images)).tolist()
+        for name, images in sets.items()
+    }
+    return {"edges": brightness.HISTOGRAM_EDGES.tolist(), **counted}
+
+
+def ideal_samples(run: ImageRun, labels: np.ndarray) -> dict[str, np.ndarray]:
     """What the best possible network would draw under this run's recipe, and the flawed one.
 
     Both meet the noise that the run's own samples meet. Nothing, where the dataset is too large.
@@ -147,7 +174,7 @@ def _flawed_recipe(process: DiffusionProcess, num_steps: int) -> tuple[NoiseSche
     return schedule, timesteps.make_timesteps("leading", T, num_steps, steps_offset=1)
 
 
-def _train_seconds_before(workdir: Path) -> float | None:
+def train_seconds_before(workdir: Path) -> float | None:
     """What an evaluation before this one said of the training, which it need not repeat."""
     path = workdir / "results.json"
     return json.loads(path.read_text())["seconds"]["train"] if path.exists() else None

@@ -5,8 +5,9 @@ one rule serves all of them:
 
     down_blocks_0/resnets_1/conv1/kernel [3, 3, I, O]  <->  down_blocks.0.resnets.1.conv1.weight [O, I, 3, 3]
 
-A leaf named kernel, scale or embedding is torch's weight, and bias is bias. Kernels are transposed:
-of convolutions from [H, W, I, O] to [O, I, H, W], of dense layers from [I, O] to [O, I].
+A leaf named kernel, scale or embedding is torch's weight, and every other keeps its name. Kernels
+are transposed: of convolutions from [H, W, I, O] to [O, I, H, W], of dense layers from [I, O] to
+[O, I].
 """  # noqa: E501
 
 import re
@@ -23,6 +24,7 @@ _LISTS = (
     "down_blocks", "up_blocks", "resnets", "attentions", "transformer_blocks", "downsamplers",
     "upsamplers", "to_out", "net", "layers",
 )  # fmt: skip
+_WEIGHTS = ("kernel", "scale", "embedding")
 _MEMBER = re.compile(rf"^({'|'.join(_LISTS)})_(\d+)$")
 _SHOWN = 5  # names in a message
 
@@ -30,7 +32,7 @@ _SHOWN = 5  # names in a message
 def torch_name(path: tuple[str, ...]) -> str:
     """What torch calls the parameter at a path of Flax parameters."""
     *modules, leaf = (_MEMBER.sub(r"\1.\2", part) for part in path)
-    return ".".join([*modules, "bias" if leaf == "bias" else "weight"])
+    return ".".join([*modules, "weight" if leaf in _WEIGHTS else leaf])
 
 
 def to_torch(params: Mapping[str, Any]) -> dict[str, np.ndarray]:

@@ -11,7 +11,7 @@ from zsnr_jax.data import (
     fingerprint,
     fit_image,
     load_arrays,
-    make_batches,
+    read_ahead,
     to_float,
 )
 from zsnr_jax.errors import UsageError
@@ -60,15 +60,7 @@ def test_shapes_types_and_range(shapes):
 @pytest.mark.parametrize("start_step", [0, 5, 40, 10**9])
 def test_iterator_started_anywhere_equals_step_addressing(shapes, start_step, num_threads):
     batches = by_step(shapes, seed=7, flip=True)
-    iterator = make_batches(
-        shapes,
-        batch_size=B,
-        seed=7,
-        image_size=16,
-        start_step=start_step,
-        flip=True,
-        num_threads=num_threads,
-    )
+    iterator = read_ahead(batches, start_step, num_threads=num_threads)
     for step, batch in enumerate(itertools.islice(iterator, 3), start_step):
         assert_same(batch, batches[step])
 
@@ -178,7 +170,7 @@ def test_wrong_arguments(options, part):
 
 def test_wrong_start_and_empty_source():
     with pytest.raises(UsageError, match="start_step is -1"):
-        make_batches(Numbered(9), batch_size=3, seed=0, image_size=4, start_step=-1)
+        read_ahead(by_step(Numbered(9), batch_size=3), -1)
     with pytest.raises(UsageError, match="is empty"):
         by_step(Numbered(0))
 
@@ -189,6 +181,6 @@ def test_a_reader_error_reaches_the_loop(num_threads, monkeypatch):
         raise UsageError("dataset 'x' is damaged")
 
     monkeypatch.setattr(Numbered, "__getitem__", fail)
-    batches = make_batches(Numbered(9), batch_size=3, seed=0, image_size=4, num_threads=num_threads)
+    batches = read_ahead(by_step(Numbered(9), batch_size=3), num_threads=num_threads)
     with pytest.raises(UsageError, match="is damaged"):
         next(batches)

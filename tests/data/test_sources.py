@@ -40,7 +40,7 @@ assert not {"tensorflow", "jax", "flax"} & set(sys.modules)
 # Grain imports jax.tree_util where there is a JAX, and does without where there is none.
 Finder.missing.append("jax")
 source = data.open_source("digits", "train", sys.argv[1])
-batch = next(data.make_batches(source, batch_size=8, seed=0, image_size=16))
+batch = next(data.read_ahead(data.batches_by_step(source, batch_size=8, seed=0, image_size=16)))
 assert batch["image"].shape == (8, 16, 16, 1)
 assert not {"tensorflow", "jax", "flax"} & set(sys.modules)
 print("done")

@@ -1,6 +1,7 @@
 """Not a test: train and sample a tiny network on D devices and write what came out.
 
-python tests/train/devices.py D OUT.npz [float64], with D forced CPU devices in XLA_FLAGS.
+python tests/train/devices.py D OUT.npz PRECISION MODE MESH ACCUMULATE, with D forced CPU devices in
+XLA_FLAGS; MESH as 2x4, or as - for none.
 """
 
 import functools
@@ -22,17 +23,20 @@ from zsnr_jax.predictions import make_denoise
 from zsnr_jax.process import DiffusionProcess
 from zsnr_jax.train.optimizer import make_optimizer
 from zsnr_jax.train.state import init_state
-from zsnr_jax.train.step import Objective, make_train_step, repeat_step
+from zsnr_jax.train.step import Objective, make_probe, make_train_step, repeat_step
 
 BATCH, STEPS, SIZE = 16, 10, 8
 
 
-def run(num_devices: int, dtype: type) -> dict[str, np.ndarray]:
+def run(
+    num_devices: int, dtype: type, mode: str, mesh: tuple[int, ...], accumulate: int
+) -> dict[str, np.ndarray]:
     """Ten steps and a batch of samples: parameters, losses, gradient norms and samples."""
     assert jax.device_count() == num_devices
+    placement = parallel.make_placement(mode, mesh)
     # JAX takes attention's scores in float32 whatever the dtype, so float64 goes without.
     attends = dtype == np.float32
-    model = UNet(3, (8,), 1, (attends,), head_dim=8, dropout=0.1, dtype=dtype)
+    model = UNet(3, (16,), 1, (attends,), head_dim=8, dropout=0.1, dtype=dtype)
     process = DiffusionProcess()
     image = jnp.zeros((1, SIZE, SIZE, 1), dtype)
     zeros = jnp.zeros(1, jnp.int32)
@@ -45,8 +49,9 @@ def run(num_devices: int, dtype: type) -> dict[str, np.ndarray]:
     noisy = jax.device_get(noisy)
     optimizer = make_optimizer(lambda step: 1e-3, 0.9, 0.99, 0.01, 1.0)
     objective = Objective(model.apply, process, model.null_label)
-    step = make_train_step(objective, optimizer, 0.9, 0, parallel.AXIS)
-    place = parallel.parallel_step(repeat_step(step, 1))
+    step = make_train_step(objective, optimizer, 0.9, 0, placement.axis_name, accumulate)
+    place = placement.step(repeat_step(step, 1))
+    probe = placement.probe(make_probe(objective, 0, placement.axis_name))
     rng = np.random.default_rng(0)
     batches = {
         "image": rng.uniform(-1, 1, (STEPS, BATCH, SIZE, SIZE, 1)).astype(dtype),
@@ -54,10 +59,11 @@ def run(num_devices: int, dtype: type) -> dict[str, np.ndarray]:
         "index": np.tile(np.arange(BATCH, dtype=np.int32), (STEPS, 1)),
     }
     # Steps one by one: state goes back and forth between calls, as in a run.
-    state, history = init_state(params, optimizer), []
+    state, history = placement.put(init_state(params, optimizer)), []
     for i in range(STEPS):
         state, metrics = place(state, {k: v[i : i + 1] for k, v in batches.items()})
         history.append(jax.device_get(metrics))
+    sliced = [x for x in jax.tree.leaves(state) if not x.sharding.is_fully_replicated]
     schedule, sampler = process.noise_schedule, samplers.ddim(1.0)
     levels = timesteps.make_timesteps("trailing", 1000, 4)
     path = samplers.coefficients(sampler, schedule, levels)
@@ -70,8 +76,8 @@ def run(num_devices: int, dtype: type) -> dict[str, np.ndarray]:
 
     generate = functools.partial(
         Generator(
-            model.apply, process, Sampling(sampler, path, guide), negative_label=model.null_label,
-            image_shape=(SIZE, SIZE, 1), batch_size=5, seed=0,
+            model.apply, process, Sampling(sampler, path, guide), negative=model.null_label,
+            shape=(SIZE, SIZE, 1), batch_size=5, seed=0, placement=placement,
         ),
         noisy,
         np.arange(11) % 3,
@@ -82,12 +88,16 @@ def run(num_devices: int, dtype: type) -> dict[str, np.ndarray]:
         "loss": np.concatenate([m["loss"] for m in history]),
         "grad_norm": np.concatenate([m["grad_norm"] for m in history]),
         "level_count": np.concatenate([m["level_count"] for m in history]),
+        "at_T": np.array(probe(state, {k: v[0] for k, v in batches.items()})),
+        "values_sliced": np.array(sum(x.size for x in sliced)),
         "samples": generate(),
         "guided": generate(guided=True),
     }
 
 
 if __name__ == "__main__":
-    found = run(int(sys.argv[1]), np.float64 if "float64" in sys.argv else np.float32)
-    with open(sys.argv[2], "wb") as file:
+    devices, out, precision, mode, mesh, accumulate = sys.argv[1:]
+    sizes = () if mesh == "-" else tuple(map(int, mesh.split("x")))
+    found = run(int(devices), np.dtype(precision).type, mode, sizes, int(accumulate))
+    with open(out, "wb") as file:
         np.savez(file, **found)  # pyright: ignore[reportArgumentType]

@@ -1,4 +1,4 @@
-"""One device and eight train the same network and draw the same images."""
+"""One device and eight, by pmap and by fsdp, train the same network and draw the same images."""
 
 import os
 import subprocess
@@ -10,38 +10,60 @@ import pytest
 
 SCRIPT = Path(__file__).parent / "devices.py"
 ROOT = SCRIPT.parents[2]
+# Devices, mode, mesh and microbatches, besides one device that takes each batch whole.
+WAYS = {
+    "pmap": (8, "pmap", "-", 1),
+    "fsdp in two replicas, accumulated": (8, "fsdp", "2x4", 2),
+}
+PRECISIONS = ("float32", "float64")
 
 
-def _run(folder: Path, num_devices: int, precision: str) -> dict[str, np.ndarray]:
-    out = folder / f"{precision}_{num_devices}.npz"
-    flags = f"{os.environ['XLA_FLAGS']} --xla_force_host_platform_device_count={num_devices}"
+def _run(folder: Path, precision: str, devices: int, *way: str | int) -> dict[str, np.ndarray]:
+    out = folder / f"{len(list(folder.iterdir()))}.npz"
+    flags = f"{os.environ['XLA_FLAGS']} --xla_force_host_platform_device_count={devices}"
     environment = os.environ | {"XLA_FLAGS": flags, "PYTHONPATH": str(ROOT)}
-    command = [sys.executable, str(SCRIPT), str(num_devices), str(out), precision]
+    command = [sys.executable, str(SCRIPT), str(devices), str(out), precision, *map(str, way)]
     subprocess.run(command, env=environment, check=True, timeout=400, capture_output=True)
     return dict(np.load(out))
 
 
-@pytest.fixture(scope="module", params=["float32", "float64"])
-def both(request, tmp_path_factory):
-    """What one device and what eight devices found, at one precision."""
-    folder = tmp_path_factory.mktemp("devices")
-    return request.param, _run(folder, 1, request.param), _run(folder, 8, request.param)
+@pytest.fixture(scope="module", params=PRECISIONS)
+def one(request, tmp_path_factory):
+    """What one device found, at one precision."""
+    folder = tmp_path_factory.mktemp(request.param)
+    return request.param, folder, _run(folder, request.param, 1, "pmap", "-", 1)
 
 
-def test_eight_devices_train_as_one_does(both) -> None:
-    precision, one, eight = both
-    np.testing.assert_array_equal(one["level_count"], eight["level_count"])
-    # In float32 only these two: Adam amplifies rounding wherever a true gradient is zero.
+@pytest.fixture(scope="module", params=WAYS)
+def both(request, one):
+    """What one device found, and what another way did."""
+    precision, folder, found = one
+    return precision, request.param, found, _run(folder, precision, *WAYS[request.param])
+
+
+def test_every_way_trains_as_one_device_does(both) -> None:
+    precision, _, one, other = both
+    np.testing.assert_array_equal(one["level_count"], other["level_count"])
+    # In float32 only these: Adam amplifies rounding wherever a true gradient is zero.
     tolerance = {"float32": 1e-5, "float64": 1e-10}[precision]
-    np.testing.assert_allclose(one["loss"], eight["loss"], rtol=tolerance)
-    np.testing.assert_allclose(one["grad_norm"], eight["grad_norm"], rtol=10 * tolerance)
+    np.testing.assert_allclose(one["loss"], other["loss"], rtol=tolerance)
+    np.testing.assert_allclose(one["at_T"], other["at_T"], rtol=10 * tolerance)
+    np.testing.assert_allclose(one["grad_norm"], other["grad_norm"], rtol=10 * tolerance)
     if precision == "float64":
-        np.testing.assert_allclose(one["params"], eight["params"], rtol=1e-10, atol=1e-10)
+        np.testing.assert_allclose(one["params"], other["params"], rtol=1e-10, atol=1e-10)
 
 
-def test_eight_devices_draw_the_same_images_as_one(both) -> None:
-    _, one, eight = both
+def test_every_way_draws_the_same_images(both) -> None:
+    _, _, one, other = both
     for name in ("samples", "guided"):
         assert one[name].shape == (11, 8, 8, 1)
         assert np.ptp(one[name]) > 0.5
-        np.testing.assert_allclose(one[name], eight[name], atol=1e-4)
+        np.testing.assert_allclose(one[name], other[name], atol=1e-4)
+
+
+def test_by_fsdp_most_of_the_state_lies_in_slices(both) -> None:
+    _, way, one, other = both
+    assert one["values_sliced"] == 0
+    # Parameters and averages come twice in "params"; Adam has as much again.
+    share = other["values_sliced"] / (2 * one["params"].size)
+    assert share > 0.8 if "fsdp" in way else share == 0

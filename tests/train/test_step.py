@@ -29,7 +29,7 @@ def _linear(params, x_t, timestep, label, dropout_keys):
 
 
 def _objective(network=_linear, **options) -> step_lib.Objective:
-    return step_lib.Objective(network, PROCESS, null_label=3, **options)
+    return step_lib.Objective(network, PROCESS, null_condition=3, **options)
 
 
 @functools.cache
@@ -189,7 +189,7 @@ def test_one_batch_can_be_learnt_by_heart() -> None:
 
     batch = BATCH | {"label": np.arange(8, dtype=np.int32)}
     process = DiffusionProcess("scaled_linear", 1000, prediction="x0")
-    objective = step_lib.Objective(network, process, null_label=8, label_dropout=0.0)
+    objective = step_lib.Objective(network, process, null_condition=8, label_dropout=0.0)
     optimizer = optax.adam(optax.cosine_decay_schedule(0.05, 300))
     step = jax.jit(step_lib.make_train_step(objective, optimizer, 0.9, seed=0))
     state, first = step(init_state(jnp.zeros((8, 16)), optimizer), batch)
@@ -198,6 +198,44 @@ def test_one_batch_can_be_learnt_by_heart() -> None:
     assert last["loss"] < 1e-2 * first["loss"]
     np.testing.assert_allclose(state.params, batch["image"].reshape(8, 16), atol=0.1)
     np.testing.assert_allclose(state.ema_params, state.params, atol=0.1)
+
+
+def test_microbatches_add_up_to_the_batch() -> None:
+    step = step_lib.make_train_step(_objective(), optax.sgd(0.1), 0.9, seed=0, accumulate=4)
+    parts, in_parts = jax.jit(step)(_state(), BATCH)
+    whole, in_whole = _step()(_state(), BATCH)
+    np.testing.assert_allclose(parts.params, whole.params, rtol=1e-5)
+    for name in in_whole:
+        np.testing.assert_allclose(in_parts[name], in_whole[name], rtol=1e-5, err_msg=name)
+
+
+def test_a_condition_is_encoded_with_what_is_frozen_and_hidden_by_the_null_one() -> None:
+    seen = []
+
+    def network(params, x_t, timestep, condition, dropout_keys):
+        seen.append(condition)
+        return jnp.zeros_like(x_t)
+
+    n, null = 1_000, np.array([7, 8])
+    batch = {
+        "moments": np.zeros((n, 1, 1, 2), np.float32),
+        "ids": np.broadcast_to([1, 2], (n, 2)),
+        "index": np.arange(n),
+    }
+    objective = step_lib.Objective(
+        network,
+        PROCESS,
+        null_condition=null,
+        clean=lambda batch, keys: batch["moments"][..., :1],
+        condition="ids",
+        encode=lambda frozen, ids: ids * frozen[None],
+        label_dropout=0.3,
+    )
+    keys = jax.random.split(jax.random.key(0), n)
+    step_lib.loss_fn(objective, None, batch, jnp.full(n, 500), keys, jnp.array([10, 100]))
+    rows, counts = np.unique(np.asarray(seen[0]), axis=0, return_counts=True)
+    np.testing.assert_array_equal(rows, [[10, 200], [70, 800]])
+    assert abs(counts[1] / n - 0.3) < 0.05
 
 
 def test_several_steps_in_one_call_equal_single_ones() -> None:

@@ -10,7 +10,7 @@ pieces h, h + num_hosts, h + 2 num_hosts, ... . Its piece k holds the positions
 So a host reads its own rows only, and any number of hosts sees the same global batches.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Protocol
 
 import numpy as np
@@ -84,58 +84,77 @@ def batches_by_step(
       [-1, 1], label int32 [b], and index int32 [b], the row's place 0..B-1 in the global batch.
     Raises: UsageError where an argument is out of range.
     """
-    _check(source, batch_size, seed, image_size, host, num_hosts)
+    if image_size < 1:
+        raise UsageError(f"image_size is {image_size}: it must be 1 or more")
+
+    def prepare(example: Mapping[str, Any]) -> Batch:
+        image = to_float(fit_image(np.asarray(example["image"]), image_size))
+        return {"image": image, "label": np.int32(example["label"])}
+
+    return _by_step(source, prepare, _flip if flip else None, batch_size, seed, host, num_hosts)
+
+
+def latent_batches_by_step(
+    source: Examples, *, batch_size: int, seed: int, host: int = 0, num_hosts: int = 1
+) -> Batches:
+    """All batches of a run on latents; arguments and errors as of `batches_by_step`.
+
+    Args: source: of {"moments": [h, w, 2C], "ids": [L]}, as `latents.open_latents` gives it.
+    Returns: dicts of moments float32 [b, h, w, 2C], ids int32 [b, L] and index int32 [b].
+    """
+
+    def prepare(example: Mapping[str, Any]) -> Batch:
+        return {
+            "moments": np.asarray(example["moments"], np.float32),
+            "ids": np.asarray(example["ids"], np.int32),
+        }
+
+    return _by_step(source, prepare, None, batch_size, seed, host, num_hosts)
+
+
+def _by_step(
+    source: Examples,
+    prepare: Callable[[Mapping[str, Any]], Batch],
+    augment: Callable[[Batch, np.random.Generator], Batch] | None,
+    batch_size: int,
+    seed: int,
+    host: int,
+    num_hosts: int,
+) -> Batches:
+    _check(source, batch_size, seed, host, num_hosts)
     # Imported here since Grain imports jax.tree_util, which reading a dataset does not need.
     import grain
 
-    def prepare(position: int, example: Mapping[str, Any]) -> Batch:
-        image = to_float(fit_image(np.asarray(example["image"]), image_size))
-        index = np.int32(position % batch_size)
-        return {"image": image, "label": np.int32(example["label"]), "index": index}
+    def numbered(position: int, example: Mapping[str, Any]) -> Batch:
+        return prepare(example) | {"index": np.int32(position % batch_size)}
 
     # seed() hashes the seed with the place of each random step in the pipeline, so shuffle stays
     # first and random_map fourth: moving them changes every run's data.
     rows: Any = grain.MapDataset.source(source).seed(seed).shuffle().repeat()
-    rows = rows.map_with_index(prepare)
-    if flip:
-        rows = rows.random_map(_flip)
+    rows = rows.map_with_index(numbered)
+    if augment is not None:
+        rows = rows.random_map(augment)
     return rows.batch(batch_size // num_hosts)[host::num_hosts]
 
 
-def make_batches(
-    source: Examples,
-    *,
-    batch_size: int,
-    seed: int,
-    image_size: int,
-    start_step: int = 0,
-    host: int = 0,
-    num_hosts: int = 1,
-    flip: bool = False,
-    num_threads: int = 2,
-    prefetch: int = 4,
+def read_ahead(
+    batches: Batches, start_step: int = 0, *, num_threads: int = 2, prefetch: int = 4
 ) -> Iterator[Batch]:
-    """Iterate for ever over batches_by_step from start_step on, reading ahead in threads.
+    """Iterate for ever over batches from a step on, reading ahead in threads.
 
-    Args: as batches_by_step.  start_step: the step of the first batch, >= 0; free of charge.
+    Args:
+      batches: as `batches_by_step` gives them.
+      start_step: the step of the first batch, >= 0; free of charge.
       num_threads: threads that build batches; 0 builds each when it is asked for.
       prefetch: batches kept ready.
     """
     if start_step < 0:
         raise UsageError(f"start_step is {start_step}: it must be 0 or more")
-    batches: Any = batches_by_step(
-        source,
-        batch_size=batch_size,
-        seed=seed,
-        image_size=image_size,
-        host=host,
-        num_hosts=num_hosts,
-        flip=flip,
-    )
     import grain
 
     options = grain.ReadOptions(num_threads=num_threads, prefetch_buffer_size=prefetch)
-    return iter(batches[start_step:].to_iter_dataset(options))
+    ahead: Any = batches[start_step:]  # pyright: ignore[reportArgumentType]
+    return iter(ahead.to_iter_dataset(options))
 
 
 def load_arrays(
@@ -177,9 +196,7 @@ def _flip(row: Batch, rng: np.random.Generator) -> Batch:
     return row | {"image": np.ascontiguousarray(row["image"][:, ::-1])}
 
 
-def _check(
-    source: Examples, batch_size: int, seed: int, image_size: int, host: int, num_hosts: int
-) -> None:
+def _check(source: Examples, batch_size: int, seed: int, host: int, num_hosts: int) -> None:
     if len(source) < 1:
         raise UsageError(f"{source!r} is empty: choose a split with at least one example")
     if num_hosts < 1 or not 0 <= host < num_hosts:
@@ -191,5 +208,3 @@ def _check(
         )
     if not 0 <= seed < 2**32:
         raise UsageError(f"data seed is {seed}: it must be in 0..{2**32 - 1}")
-    if image_size < 1:
-        raise UsageError(f"image_size is {image_size}: it must be 1 or more")

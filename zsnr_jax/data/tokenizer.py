@@ -66,7 +66,7 @@ class ClipTokenizer:
             special = _special_tokens(place, config)
             vocabulary, merges = _read_vocabulary(place)
             _check(place, vocabulary, merges, special)
-            self._tokenizer = _byte_pair_encoding(vocabulary, merges, special)
+            self._tokenizer = byte_pair_encoding(vocabulary, merges, special)
         except UsageError:
             raise
         except Exception as error:  # the readers' own, and what odd JSON brings about
@@ -96,9 +96,10 @@ class ClipTokenizer:
         return Tokens(ids, cut)
 
 
-def _byte_pair_encoding(
+def byte_pair_encoding(
     vocabulary: dict[str, int], merges: list[tuple[str, str]], special: Mapping[str, AddedToken]
 ) -> Tokenizer:
+    """CLIP's way of cutting a text, with these merges. Args: special: the token of each role."""
     unknown = special["unk_token"].content
     tokenizer = Tokenizer(
         models.BPE(vocabulary, merges, unk_token=unknown, end_of_word_suffix="</w>")

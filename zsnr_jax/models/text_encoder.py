@@ -11,17 +11,12 @@ from typing import Any, Self
 
 import jax
 import jax.numpy as jnp
-from einops import rearrange
 from flax import linen as nn
 
 from zsnr_jax.errors import UsageError
-from zsnr_jax.models import sd_layers
+from zsnr_jax.models import clip_layers, sd_layers
 from zsnr_jax.models.layers import Dtype
 
-_ACTIVATIONS = {
-    "gelu": functools.partial(nn.gelu, approximate=False),  # Stable Diffusion 2.x
-    "quick_gelu": lambda x: x * nn.sigmoid(1.702 * x),  # 1.x: OpenAI's own CLIP
-}
 # What keys of config.json must be, where the network knows one way only.
 _IMPLEMENTED = {
     "model_type": ["clip_text_model"],
@@ -60,12 +55,9 @@ class TextEncoder(nn.Module):
         """Build from a text_encoder/config.json. Raises: UsageError for what is not implemented."""
         fields = sd_layers.read_config(cls, config, _IMPLEMENTED, _IGNORED)
         model = cls(**fields, dtype=dtype, remat=remat)
-        if model.hidden_act not in _ACTIVATIONS:
-            known = " or ".join(map(repr, _ACTIVATIONS))
-            sd_layers.refuse(cls, "hidden_act", model.hidden_act, known)
-        if model.hidden_size % model.num_attention_heads:
-            heads = f"a divisor of hidden_size={model.hidden_size}"
-            sd_layers.refuse(cls, "num_attention_heads", model.num_attention_heads, heads)
+        clip_layers.require_implemented(
+            model, model.hidden_act, model.hidden_size, model.num_attention_heads
+        )
         return model
 
     @nn.compact
@@ -85,16 +77,17 @@ class TextEncoder(nn.Module):
             Embeddings, self.vocab_size, self.max_position_embeddings, self.hidden_size, self.dtype
         )
         layer = functools.partial(
-            nn.remat(Layer) if self.remat else Layer,
+            nn.remat(clip_layers.Layer) if self.remat else clip_layers.Layer,
             self.intermediate_size,
             self.num_attention_heads,
-            _ACTIVATIONS[self.hidden_act],
+            clip_layers.ACTIVATIONS[self.hidden_act],
             self.layer_norm_eps,
+            True,  # causal: no token sees a later one
             self.dtype,
         )
-        encode = functools.partial(Encoder, layer, self.num_hidden_layers)
+        encode = functools.partial(clip_layers.Encoder, layer, self.num_hidden_layers)
         norm = functools.partial(
-            _norm, self.layer_norm_eps, jnp.promote_types(self.dtype, jnp.float32)
+            clip_layers.norm, self.layer_norm_eps, jnp.promote_types(self.dtype, jnp.float32)
         )
         return TextModel(embed, encode, norm, name="text_model")(input_ids)
 
@@ -132,75 +125,3 @@ class Embeddings(nn.Module):
         # Rows are looked up in float32: to cast the whole table first would cost more than they do.
         x = token(input_ids) + position(jnp.arange(input_ids.shape[1]))[None]
         return x.astype(self.dtype)
-
-
-class Encoder(nn.Module):
-    """Layers, one after another."""
-
-    layer: Callable[..., nn.Module]
-    num_hidden_layers: int
-
-    @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:
-        """x [B, L, D] -> [B, L, D]."""
-        for i in range(self.num_hidden_layers):
-            x = self.layer(name=f"layers_{i}")(x)
-        return x
-
-
-class Layer(nn.Module):
-    """Attention, then a feed-forward layer, each normed at its entry and added to what it got."""
-
-    intermediate_size: int
-    num_attention_heads: int
-    activation: Callable[[jax.Array], jax.Array]
-    eps: float  # of the norms
-    dtype: Dtype
-
-    @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:
-        """x [B, L, D] -> [B, L, D]."""
-        attend = SelfAttention(self.num_attention_heads, self.dtype, name="self_attn")
-        mlp = MLP(self.intermediate_size, self.activation, self.dtype, name="mlp")
-        x = x + attend(_norm(self.eps, self.dtype, "layer_norm1")(x))
-        return x + mlp(_norm(self.eps, self.dtype, "layer_norm2")(x))
-
-
-class SelfAttention(nn.Module):
-    """Every token attends to itself and to those before it."""
-
-    num_attention_heads: int
-    dtype: Dtype
-
-    @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:
-        """x [B, L, D] -> [B, L, D]; `num_attention_heads` divides D."""
-        dense = functools.partial(nn.Dense, x.shape[-1], dtype=self.dtype)
-        q, k, v = (
-            rearrange(
-                dense(name=f"{part}_proj")(x), "b l (m d) -> b l m d", m=self.num_attention_heads
-            )
-            for part in "qkv"
-        )
-        mixed = sd_layers.attention(q, k, v, is_causal=True)
-        return dense(name="out_proj")(rearrange(mixed, "b l m d -> b l (m d)"))
-
-
-class MLP(nn.Module):
-    """Two dense layers, wide between them."""
-
-    intermediate_size: int
-    activation: Callable[[jax.Array], jax.Array]
-    dtype: Dtype
-
-    @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:
-        """x [B, L, D] -> [B, L, D]."""
-        h = nn.Dense(self.intermediate_size, dtype=self.dtype, name="fc1")(x)
-        return nn.Dense(x.shape[-1], dtype=self.dtype, name="fc2")(self.activation(h))
-
-
-def _norm(eps: float, dtype: Dtype, name: str) -> nn.LayerNorm:
-    # The mean square less the squared mean loses digits where a channel is far larger than the
-    # rest, as some are in CLIP: the variance is taken about the mean instead.
-    return nn.LayerNorm(eps, dtype=dtype, use_fast_variance=False, name=name)

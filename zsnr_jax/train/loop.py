@@ -41,12 +41,13 @@ def train(
     record: dict[str, Any],
     workdir: Path,
     options: LoopOptions,
+    placement: parallel.Placement,
 ) -> TrainState:
     """Train from `state.step` to the last step. Killed anywhere, it goes on from a checkpoint.
 
     Args:
       state: its buffers are reused; do not touch it afterwards.
-      step, probe: pure functions over the device axis `parallel.AXIS`; placed on devices here.
+      step, probe: pure functions, reduced over `placement.axis_name`; placed on devices here.
       learning_rate: of a step, to be logged.
       batches: this host's, from `state.step` on.
       draw_grid: a picture of samples, uint8 [H, W, C].
@@ -54,13 +55,16 @@ def train(
     Returns: the state after the last step, which is also saved.
     """
     stride = options.steps_per_dispatch
-    place_step = parallel.parallel_step(repeat_step(step, stride))
-    place_probe = parallel.parallel_probe(probe)
+    place_step = placement.step(repeat_step(step, stride))
+    place_probe = placement.probe(probe)
     first = int(state.step)
-    state = parallel.replicate(state)
-    writer = MetricsWriter(workdir, first)
+    state = placement.put(state)
+    writer = MetricsWriter(workdir, first) if parallel.is_first_host() else None
     window = _Window()
-    progress = tqdm(total=options.num_steps, initial=first, desc="training", unit="step")
+    progress = tqdm(
+        total=options.num_steps, initial=first, desc="training", unit="step",
+        disable=writer is None,
+    )  # fmt: skip
 
     for done in range(first + stride, options.num_steps + 1, stride):
         rows = [next(batches) for _ in range(stride)]
@@ -74,16 +78,20 @@ def train(
             pause = time.perf_counter()
             at_T = float(place_probe(state, rows[-1]))
             row["loss_at_T"] = at_T if math.isfinite(at_T) else None
-            writer.write(row)
+            if writer is not None:
+                writer.write(row)
             checkpoints.check()
             progress.set_postfix(loss=f"{row['loss']:.3f}", at_T=f"{at_T:.3f}")
         if options.sample_every and done % options.sample_every == 0 and not is_last:
-            _save_grid(draw_grid(state), done, workdir, writer)
+            grid = draw_grid(state)
+            if writer is not None:
+                _save_grid(grid, done, workdir, writer)
         if done % options.save_every == 0 or is_last:
             checkpoints.save(done, state, record)
         window.leave_out(time.perf_counter() - pause)
     progress.close()
-    writer.close()
+    if writer is not None:
+        writer.close()
     return state
 
 

@@ -18,9 +18,13 @@ class TrainState(struct.PyTreeNode):
     params: Params  # float32
     opt_state: optax.OptState
     ema_params: Params  # float32, the exponential moving average that is sampled
+    # Weights that are read and never trained, such as a text encoder's. Checkpoints go without.
+    frozen: Params = ()
 
 
-def init_state(params: Params, optimizer: optax.GradientTransformation) -> TrainState:
+def init_state(
+    params: Params, optimizer: optax.GradientTransformation, frozen: Params = ()
+) -> TrainState:
     """The state before the first step; the average starts at the parameters."""
     return TrainState(
         step=jnp.zeros((), jnp.int32),
@@ -28,6 +32,7 @@ def init_state(params: Params, optimizer: optax.GradientTransformation) -> Train
         params=params,
         opt_state=optimizer.init(params),
         ema_params=jax.tree.map(jnp.copy, params),  # a donated buffer must not be given twice
+        frozen=frozen,
     )
 
 

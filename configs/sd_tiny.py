@@ -1,0 +1,54 @@
+"""Stable Diffusion in small: everything that fine-tuning it takes, in minutes on two CPU cores.
+
+A folder of random weights in diffusers' format, made for eps-prediction on the original schedule; a
+generated set of captioned pictures; and the paper's recipe on them, from the encoding to a folder
+that torch users load. The weights being random, an autoencoder's included, pictures show
+that it runs, and not what the fixes do: that is what `configs/brightness.py` shows.
+
+  python -m zsnr_jax.random_folder --out=/tmp/zsnr_jax/sd/tiny
+  python -m zsnr_jax.data.scenes --out=/tmp/zsnr_jax/sd/scenes --num=512 --size=32
+  python -m zsnr_jax.data.encode --pretrained=/tmp/zsnr_jax/sd/tiny --source=/tmp/zsnr_jax/sd/scenes --out=/tmp/zsnr_jax/sd/latents --image_size=32
+  python -m zsnr_jax.main --config=configs/sd_tiny.py --workdir=/tmp/zsnr_jax/sd/run
+  python -m zsnr_jax.main --config=configs/sd_tiny.py --workdir=/tmp/zsnr_jax/sd/run --mode=export
+
+Variants (after a colon, commas between):
+  reference  the control: no fix, sampled as Stable Diffusion is
+  fsdp       the state in slices over all devices; checkpoints are the same
+  smoke      a few steps
+"""  # noqa: E501
+
+from zsnr_jax import config as config_lib
+
+
+def get_config(variants: str = "") -> config_lib.Config:
+    """The recipe; `variants` is what follows the colon."""
+    config = config_lib.default_config()
+    config.pretrained = "/tmp/zsnr_jax/sd/tiny"
+    config.dataset.latents = "/tmp/zsnr_jax/sd/latents"
+    config.dataset.batch_size = 32
+    config.optimizer.learning_rate = 1e-3
+    config.optimizer.warmup_steps = 20
+    config.ema.decay = 0.99
+    config.train.num_steps = 300
+    config.train.log_every = 20
+    config.train.sample_every = 150
+    config.train.save_every = 150
+    config.sampler.num_steps = 25
+    config.sampler.guidance_scale = 7.5
+    config.evaluation.num_samples = 64
+    config.evaluation.batch_size = 32
+    config.evaluation.prompts = "configs/scenes_prompts.txt"
+    return config_lib.with_variants(
+        config,
+        variants,
+        {
+            "reference": config_lib.flawed,
+            "fsdp": fsdp,
+            "smoke": config_lib.smoke_latents,
+        },
+    )
+
+
+def fsdp(config: config_lib.Config) -> None:
+    """The state in slices over all devices."""
+    config.parallel.mode = "fsdp"
