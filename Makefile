@@ -20,6 +20,11 @@ smoke:  ## the main path of every recipe that runs on a laptop, and every traine
 	$(PYTHON) -m zsnr_jax.main --config=configs/brightness.py:smoke --workdir=$(SMOKE)/fixed
 	$(PYTHON) -m zsnr_jax.main --config=configs/brightness.py:flawed,smoke --workdir=$(SMOKE)/flawed
 	$(PYTHON) -m zsnr_jax.report $(SMOKE)/fixed $(SMOKE)/flawed --out=$(SMOKE)/report.html
+	$(PYTHON) -m zsnr_jax.random_folder --out=$(SMOKE)/sd/tiny
+	$(PYTHON) -m zsnr_jax.data.scenes --out=$(SMOKE)/sd/scenes --num=64 --size=32
+	$(PYTHON) -m zsnr_jax.data.encode --pretrained=$(SMOKE)/sd/tiny --source=$(SMOKE)/sd/scenes --out=$(SMOKE)/sd/latents --image_size=32
+	$(PYTHON) -m zsnr_jax.main --config=configs/sd_tiny.py:smoke --config.pretrained=$(SMOKE)/sd/tiny --config.dataset.latents=$(SMOKE)/sd/latents --workdir=$(SMOKE)/sd/run
+	$(PYTHON) -m zsnr_jax.main --config=configs/sd_tiny.py:smoke --config.pretrained=$(SMOKE)/sd/tiny --config.dataset.latents=$(SMOKE)/sd/latents --workdir=$(SMOKE)/sd/run --mode=export
 	set -e; for name in $(TRAINED); do \
 	  $(PYTHON) -m experiments.$$name --smoke --out=$(SMOKE)/claims --workdir=$(SMOKE); \
 	done

@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+import socket
 import subprocess
 import sys
 import time
@@ -84,6 +85,51 @@ def test_a_killed_run_resumes_as_the_run_that_was_never_stopped(
         read_rows(trained / "metrics.jsonl"), read_rows(workdir / "metrics.jsonl"), strict=True
     ):
         assert (mine["loss"], mine["loss_at_T"]) == (theirs["loss"], theirs["loss_at_T"])
+
+
+def on_two_hosts(*arguments: str) -> list[subprocess.Popen[str]]:
+    """python -m zsnr_jax.main --multihost by two processes, as SLURM starts them, of 2 devices."""
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        port = free.getsockname()[1]
+    flags = f"{os.environ['XLA_FLAGS']} --xla_force_host_platform_device_count=2"
+    slurm = {"SLURM_JOB_ID": "1", "SLURM_STEP_NODELIST": "localhost", "SLURM_NTASKS": "2"}
+    return [
+        subprocess.Popen(
+            [sys.executable, "-m", "zsnr_jax.main", "--multihost", *arguments],
+            cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+            env=os.environ | slurm | {"XLA_FLAGS": flags, "JAX_COORDINATOR_PORT": str(port),
+                                      "SLURM_PROCID": str(host), "SLURM_LOCALID": str(host)},
+        )
+        for host in range(2)
+    ]  # fmt: skip
+
+
+def test_two_hosts_learn_what_one_does_by_pmap_and_go_on_by_fsdp(
+    trained: Path, tmp_path: Path
+) -> None:
+    workdir = tmp_path / "shared"
+    hosts = on_two_hosts(SMOKE, f"--workdir={workdir}")
+    while not (workdir / "checkpoints" / "10").exists():
+        assert all(host.poll() is None for host in hosts), [host.communicate() for host in hosts]
+        time.sleep(0.05)
+    for host in hosts:
+        host.kill()
+        host.communicate()
+    sliced = on_two_hosts(SMOKE, f"--workdir={workdir}", "--config.parallel.mode=fsdp")
+    first, second = [host.communicate(timeout=500) for host in sliced]
+    assert [host.returncode for host in sliced] == [0, 0], (first[1], second[1])
+    assert "Going on from step 10 of 20" in first[0] and "Going on" not in second[0]
+    assert json.loads((workdir / "results.json").read_text())["hardware"] == "4 x CPU on 2 hosts"
+    for mine, theirs in zip(
+        read_rows(trained / "metrics.jsonl"), read_rows(workdir / "metrics.jsonl"), strict=True
+    ):
+        for name in ("loss", "grad_norm", "loss_at_T"):
+            assert mine[name] == pytest.approx(theirs[name], rel=1e-3), (mine["step"], name)
+
+
+def test_other_hosts_that_are_not_there_are_an_error() -> None:
+    assert "--multihost finds no other hosts" in _sentence(run(SMOKE, "--workdir=x", "--multihost"))
 
 
 def test_samples_can_be_drawn_in_another_way_and_on_other_devices(

@@ -45,6 +45,8 @@ SD21: dict[str, dict[str, Any]] = {
     },
     "text_encoder": {
         "architectures": ["CLIPTextModel"],
+        "bos_token_id": 0,
+        "eos_token_id": 2,
         "hidden_act": "gelu",
         "hidden_size": 1024,
         "intermediate_size": 4096,
@@ -53,6 +55,7 @@ SD21: dict[str, dict[str, Any]] = {
         "model_type": "clip_text_model",
         "num_attention_heads": 16,
         "num_hidden_layers": 23,
+        "pad_token_id": 1,
         "projection_dim": 512,
         "vocab_size": 49408,
     },

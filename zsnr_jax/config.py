@@ -155,7 +155,6 @@ def stable_diffusion(config: Config) -> None:
     """
     config.dataset.image_size = 512
     config.dataset.batch_size = 2048
-    config.model.remat = True
     config.model.dtype = "bfloat16"
     config.optimizer.learning_rate = 1e-4
     config.optimizer.warmup_steps = 1_000
@@ -257,8 +256,8 @@ def validate(config: Config) -> None:
 
 _AT_LEAST_1 = (
     "train.num_steps", "train.steps_per_dispatch", "train.accumulate", "train.log_every",
-    "train.save_every", "train.keep", "dataset.batch_size", "evaluation.num_samples", "evaluation.batch_size",
-    "model.patch_size", "model.num_res_blocks", "model.head_dim",
+    "train.save_every", "train.keep", "dataset.batch_size", "evaluation.num_samples",
+    "evaluation.batch_size", "model.patch_size", "model.num_res_blocks", "model.head_dim",
 )  # fmt: skip
 _AT_LEAST_0 = (
     "train.sample_every", "dataset.image_size", "optimizer.clip_norm", "optimizer.weight_decay",

@@ -1,4 +1,4 @@
-"""What each --mode of `zsnr_jax.main` does: train, evaluate, sample, import, export."""
+"""What each --mode of `zsnr_jax.main` does: train, evaluate, sample, plan, import, export."""
 
 import contextlib
 import json
@@ -10,8 +10,9 @@ from types import ModuleType
 import jax
 import numpy as np
 
-from zsnr_jax import build, files, parallel, plotting, results, text_to_image
+from zsnr_jax import build, files, parallel, planning, plotting, results, text_to_image
 from zsnr_jax import config as config_lib
+from zsnr_jax import plan as plan_lib
 from zsnr_jax.build import LatentRun, Run
 from zsnr_jax.checkpoints import Checkpoints
 from zsnr_jax.config import Config
@@ -20,7 +21,7 @@ from zsnr_jax.generate import to_uint8
 from zsnr_jax.process import DiffusionProcess
 from zsnr_jax.train import loop
 from zsnr_jax.train.state import TrainState, init_state
-from zsnr_jax.train.step import make_probe, make_train_step
+from zsnr_jax.train.step import make_probe
 
 
 def train(config: Config, workdir: Path, command: str) -> None:
@@ -92,8 +93,16 @@ def export(config: Config, workdir: Path, command: str) -> None:
 
 
 def plan(config: Config, workdir: Path, command: str) -> None:
-    """Compile the run's programs for config.plan.topology, and tell what a step costs there."""
-    raise NotImplementedError
+    """Compile the run's programs for config.plan.topology, and tell what a step costs there.
+
+    The table is printed and the same written to plan.json. Nothing is trained or drawn; neither
+    weights nor data need be there.
+    """
+    del command
+    found = planning.plan_run(build.plan(config))
+    print(plan_lib.table(found))
+    workdir.mkdir(parents=True, exist_ok=True)
+    files.write_text(workdir / "plan.json", json.dumps(found.to_dict(), indent=2) + "\n")
 
 
 def load(config: Config, workdir: Path) -> tuple[Run, TrainState]:
@@ -126,13 +135,10 @@ def _train(run: Run, state: TrainState, checkpoints: Checkpoints, workdir: Path)
         drawn = to_uint8(run.preview(state.ema_params))
         return plotting.image_grid(plotting.by_brightness(drawn, 32))
 
-    axis_name = run.placement.axis_name
     return loop.train(
         state,
-        step=make_train_step(
-            run.objective, run.optimizer, run.ema_decay, run.seed, axis_name, run.accumulate
-        ),
-        probe=make_probe(run.objective, run.seed, axis_name),
+        step=run.train_step(run.placement),
+        probe=make_probe(run.objective, run.seed, run.placement.axis_name),
         learning_rate=run.learning_rate,
         batches=run.batches(int(state.step)),
         draw_grid=draw_grid,
@@ -166,10 +172,10 @@ def _build_to_train(config: Config) -> Run:
     parallel.require_divisible(config.dataset.batch_size, "dataset.batch_size")
     run = build.build(config)
     rows = config.dataset.batch_size // run.placement.num_devices
-    if rows % run.accumulate:
+    if rows % config.train.accumulate:
         raise UsageError(
-            f"train.accumulate={run.accumulate} does not divide the {rows} rows that a device has "
-            f"of dataset.batch_size={config.dataset.batch_size}: choose a divisor."
+            f"train.accumulate={config.train.accumulate} does not divide the {rows} rows that a "
+            f"device has of dataset.batch_size={config.dataset.batch_size}: choose a divisor."
         )
     return run
 
@@ -214,11 +220,12 @@ def _resume(run: Run, checkpoints: Checkpoints) -> TrainState:
         DiffusionProcess.from_dict(saved["process"]), "the config", f"checkpoint {step}"
     )
     for part in mine.keys() - {"process"}:
+        theirs = saved.get(part, {})
         for name, value in mine[part].items():
-            if saved.get(part, {}).get(name) != value:
+            if theirs.get(name) != value:
                 raise UsageError(
-                    f"checkpoint {step} has {part} {name}={saved.get(part, {}).get(name)!r} and the "
-                    f"config {value!r}: set it back, or choose another --workdir."
+                    f"checkpoint {step} has {part} {name}={theirs.get(name)!r} and the config "
+                    f"{value!r}: set it back, or choose another --workdir."
                 )
     like = jax.eval_shape(run.init_state)
     state = checkpoints.restore(step, like, run.placement.shardings(like))

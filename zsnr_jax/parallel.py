@@ -108,7 +108,28 @@ class Placement:
 
     def gather(self, tree: Any) -> Any:
         """A pytree with every array whole on every device."""
-        return jax.jit(lambda tree: tree, out_shardings=self.whole)(tree)
+        return jax.jit(lambda tree: tree, out_shardings=self.whole)(self.join(tree))
+
+    def gather_inside(self, tree: Any) -> Any:
+        """Within a program: weights whole on every device, before they are used.
+
+        Left to itself, XLA sends activations around instead wherever it thinks that is less.
+        """
+        if self.mode == "pmap":
+            return tree
+        return jax.lax.with_sharding_constraint(tree, self.whole)
+
+    def scatter_inside(self, tree: Any) -> Any:
+        """Within a program: gradients like the parameters, in the slices that they lie in."""
+        if self.mode == "pmap":
+            return tree
+        return jax.lax.with_sharding_constraint(tree, self.shardings(tree))
+
+    def join(self, tree: Any) -> Any:
+        """What the steps return, as arrays over all hosts; by pmap each host has its own."""
+        if num_hosts() == 1 or self.mode == "fsdp":
+            return tree
+        return multihost_utils.host_local_array_to_global_array(tree, self.mesh, P())
 
     def step(self, step: Callable[[Any, Any], Any]) -> Callable[[Any, Any], Any]:
         """Place (state, batches) -> (state, metrics); the state's buffers are reused.
@@ -122,12 +143,38 @@ class Placement:
             )
             return lambda state, batches: placed(state, split_rows(batches, axis=1))
 
-        def sharded(state: Any, batches: Any) -> Any:
-            state, metrics = step(state, batches)
-            return jax.lax.with_sharding_constraint(state, self.shardings(state)), metrics
-
-        placed = jax.jit(sharded, donate_argnums=0)
+        placed = jax.jit(self._sharded(step), donate_argnums=0)
         return lambda state, batches: placed(state, self.rows(batches, axis=1))
+
+    def lower_step(
+        self, step: Callable[[Any, Any], Any], state: Any, batches: Any
+    ) -> jax.stages.Lowered:
+        """The program of `step` for shapes of a state and of whole batches; nothing is run.
+
+        The devices need not be there. (By pmap it is the program that pmap makes of a step.)
+        """
+        if self.mode == "pmap":
+            mesh = Mesh(self.mesh.devices.reshape(-1), (AXIS,))
+            program = jax.shard_map(
+                step, mesh=mesh, in_specs=(P(), P(None, AXIS)), out_specs=P(), check_vma=False
+            )
+            state = _placed(state, jax.tree.map(lambda _: NamedSharding(mesh, P()), state))
+            batches = _placed(
+                batches, jax.tree.map(lambda _: NamedSharding(mesh, P(None, AXIS)), batches)
+            )
+        else:
+            program = self._sharded(step)
+            state = _placed(state, self.shardings(state))
+            batches = _placed(batches, jax.tree.map(lambda _: self.row_sharding(axis=1), batches))
+        return jax.jit(program, donate_argnums=0).lower(state, batches)
+
+    def lower_draw(
+        self, function: Callable[[Any, Any], jax.Array], shared: Any, rows: Any
+    ) -> jax.stages.Lowered:
+        """The program of `draw` for shapes of what is shared and of all rows; nothing is run."""
+        shared = _placed(shared, jax.tree.map(lambda _: self.whole, shared))
+        rows = _placed(rows, jax.tree.map(lambda _: self.row_sharding(), rows))
+        return self._mapped(function).lower(shared, rows)
 
     def probe(self, probe: Callable[..., Any]) -> Callable[[Any, Any], Any]:
         """Place (state, batch) -> one value; the state is kept, and the rows are this host's."""
@@ -142,11 +189,7 @@ class Placement:
 
         Args: function: of `shared`, whole on every device (see `gather`), and of a device's rows.
         """
-        rows = P((_REPLICA, _SHARD))
-        mapped = jax.shard_map(
-            function, mesh=self.mesh, in_specs=(P(), rows), out_specs=rows, check_vma=False
-        )
-        placed = jax.jit(mapped, out_shardings=self.whole)
+        placed = self._mapped(function)
         place = lambda x: _put_on_hosts(x, self.row_sharding())  # noqa: E731
         return lambda shared, rows: np.asarray(placed(shared, jax.tree.map(place, rows)))
 
@@ -159,6 +202,20 @@ class Placement:
     def row_sharding(self, axis: int = 0) -> NamedSharding:
         """Rows at `axis`, evenly over all devices."""
         return NamedSharding(self.mesh, P(*[None] * axis, (_REPLICA, _SHARD)))
+
+    def _sharded(self, step: Callable[[Any, Any], Any]) -> Callable[[Any, Any], Any]:
+        def sharded(state: Any, batches: Any) -> Any:
+            state, metrics = step(state, batches)
+            return jax.lax.with_sharding_constraint(state, self.shardings(state)), metrics
+
+        return sharded
+
+    def _mapped(self, function: Callable[[Any, Any], jax.Array]) -> Any:
+        rows = P((_REPLICA, _SHARD))
+        mapped = jax.shard_map(
+            function, mesh=self.mesh, in_specs=(P(), rows), out_specs=rows, check_vma=False
+        )
+        return jax.jit(mapped, out_shardings=self.whole)
 
     def _sliced(self, shape: Sequence[int]) -> P:
         """The largest axis that the shards divide is sliced; the first of several."""
@@ -238,6 +295,15 @@ def describe() -> str:
     kind = f"{device.platform.upper()} {device.device_kind}".replace("CPU cpu", "CPU")
     hosts = f" on {num_hosts()} hosts" if num_hosts() > 1 else ""
     return f"{jax.device_count()} x {kind}{hosts}"
+
+
+def _placed(shapes: Any, shardings: Any) -> Any:
+    """Shapes that say where they lie."""
+    return jax.tree.map(
+        lambda x, sharding: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding),
+        shapes,
+        shardings,
+    )
 
 
 def _put_on_hosts(x: Any, sharding: NamedSharding) -> jax.Array:

@@ -131,8 +131,11 @@ def _write_json(path: Path, content: object) -> None:
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Write the folder that the command line asks for."""
-    parser = argparse.ArgumentParser(prog="python -m zsnr_jax.random_folder", description=__doc__,
-                                     formatter_class=argparse.RawDescriptionHelpFormatter)  # fmt: skip
+    parser = argparse.ArgumentParser(
+        prog="python -m zsnr_jax.random_folder",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     parser.add_argument("--out", type=Path, required=True, help="the folder; must not exist")
     parser.add_argument("--size", default="tiny", help="tiny or sd21")
     parser.add_argument("--seed", type=int, default=0, help="of the weights")

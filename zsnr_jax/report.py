@@ -159,10 +159,17 @@ def _pictures(run: Run) -> str:
         ("guided", "This run, guided", _sentence(_guided(run))),
     ]
     shown = [_strip(run, *row) for row in rows if _has_picture(run, row[0])]
-    if not shown:
-        return ""
     note = "Each strip runs from dark to bright, at even quantiles of its set."
-    return f"<section><h2>Pictures</h2><p class=quiet>{note}</p>{''.join(shown)}</section>"
+    strips = f"<section><h2>Pictures</h2><p class=quiet>{note}</p>{''.join(shown)}</section>"
+    return _sheet(run) + (strips if shown else "")
+
+
+def _sheet(run: Run) -> str:
+    """Pictures of prompts, of a run that draws from text."""
+    if not _has_picture(run, "contact_sheet"):
+        return ""
+    asked = "; ".join(run.results.get("prompts", []))
+    return f"<section>{_strip(run, 'contact_sheet', 'Prompts', alt=asked)}</section>"
 
 
 def _numbers(run: Run) -> str:
@@ -305,7 +312,7 @@ def _commands(runs: Sequence[Run]) -> str:
 # Pieces.
 
 
-def _strip(run: Run, name: str, title: str = "", caption: str = "") -> str:
+def _strip(run: Run, name: str, title: str = "", caption: str = "", alt: str = "") -> str:
     path = run.workdir / "samples" / f"{name}.png"
     try:
         with Image.open(path) as image:
@@ -319,7 +326,7 @@ def _strip(run: Run, name: str, title: str = "", caption: str = "") -> str:
         f"<b>{page.text(title)}</b> <span class=quiet>{page.text(caption)}</span>" if title else ""
     )
     source = page.data_uri(path.read_bytes(), "image/png")
-    alt = page.text(f"{title or run.name}, from dark to bright")
+    alt = page.text(alt or f"{title or run.name}, from dark to bright")
     return (
         f"<figure><figcaption>{heading}</figcaption>"
         f'<img src="{source}" width={width} height={height} alt="{alt}"></figure>'

@@ -78,7 +78,7 @@ def evaluate(
     """Draw samples, measure them, and write results.json and report.html.
 
     Args: command: how the run was started; train_seconds: None where it was not trained just now.
-    Returns: what results.json holds; on hosts other than the first, who measure nothing, no metrics.
+    Returns: what results.json holds; no metrics on hosts other than the first.
     """
     start = time.perf_counter()
     drawn = write_samples(run, params, workdir / "samples")

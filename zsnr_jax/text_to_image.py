@@ -5,9 +5,9 @@ data, decoded from the moments' means. FID, IS and the CLIP score need weights o
 files that the user gives; without them they are not measured, and it is said how to get them.
 
 The paper's protocol (arXiv 2305.08891, section 5, Table 3): 10k captions of COCO 2014's validation
-set, DDIM, S = 50, w = 7.5, no negative prompt. What it leaves open, and is chosen here: the captions
-are the user's file, in its order; sample i starts from the noise of seed and i; the pictures are
-8-bit RGB of the size that the model draws; the variant of FID is named with the number.
+set, DDIM, S = 50, w = 7.5, no negative prompt. It leaves open, and here is chosen: captions are the
+user's file, in its order; sample i starts from the noise of seed and i; pictures are 8-bit RGB, and
+for FID resized to the size of the real images; the variant of FID is named with the number.
 """
 
 import json
@@ -82,12 +82,13 @@ def evaluate(
             drawn.images, label(drawn.images), data, label(data), ["image"], run.seed
         )
     ) | dict(exposure.evaluate(drawn.images, data, run.seed))
-    metrics |= judges.measure(to_uint8(drawn.images), [prompt.text for prompt in drawn.prompts])
+    captions = [prompt.text for prompt in drawn.prompts]
+    metrics |= judges.measure(to_uint8(drawn.images), captions)
     found = {
         **results.told(run, params, step, command),
         "dataset": {"name": run.source.info.source, "num_examples": len(run.source)},
         "num_samples": len(drawn.images),
-        "guided": True,  # as all samples here
+        "prompts": captions[:_SHEET],
         "seconds": {
             "train": train_seconds or results.train_seconds_before(workdir),
             "sample": sample_seconds,
@@ -99,13 +100,13 @@ def evaluate(
     }
     files.write_text(workdir / "results.json", json.dumps(found, indent=2) + "\n")
     report.write_report(workdir)
-    for sentence in judges.missing:
+    for sentence in judges.missing(captions):
         print(sentence)
     return found
 
 
 def decode_data(run: LatentRun, count: int) -> np.ndarray:
-    """Images of the data, float32 [count, H, W, C], at even distances: the moments' means decoded."""
+    """Images of the data at even distances, from the moments' means: float32 [count, H, W, C]."""
     size = run.generator.batch_size
     rows = np.arange(-(-count // size) * size) % count * len(run.source) // count
     means = np.stack([np.split(run.source[row]["moments"], 2, axis=-1)[0] for row in rows])

@@ -14,7 +14,7 @@ from safetensors.numpy import save_file
 
 from zsnr_jax import torch_weights
 from zsnr_jax.errors import UsageError
-from zsnr_jax.evaluation import fid, weights
+from zsnr_jax.evaluation import fid, networks, weights
 from zsnr_jax.evaluation.frechet import Statistics, frechet_distance, statistics
 from zsnr_jax.models.inception import InceptionV3
 
@@ -190,6 +190,13 @@ def test_the_command_measures_a_folder_and_lists_what_it_left_out(tmp_path, ince
     np.testing.assert_allclose(
         np.trace(found.statistics.cov), pool.var(axis=0, ddof=1).sum(), rtol=1e-4
     )
+
+
+def test_what_is_no_picture_is_refused():
+    network = networks.Inception({}, "pytorch-fid", "ab12", batch_size=2)
+    for images in (np.zeros((0, 9, 9, 3), np.uint8), np.zeros((2, 9, 9, 3), np.float32)):
+        with pytest.raises(UsageError, match="give some in colour as uint8"):
+            network.features(images)
 
 
 def test_mistakes_at_the_command_are_one_sentence(tmp_path, inception_file):

@@ -49,7 +49,10 @@ def run(
     noisy = jax.device_get(noisy)
     optimizer = make_optimizer(lambda step: 1e-3, 0.9, 0.99, 0.01, 1.0)
     objective = Objective(model.apply, process, model.null_label)
-    step = make_train_step(objective, optimizer, 0.9, 0, placement.axis_name, accumulate)
+    step = make_train_step(
+        objective, optimizer, 0.9, 0, placement.axis_name, accumulate, placement.gather_inside,
+        placement.scatter_inside,
+    )  # fmt: skip
     place = placement.step(repeat_step(step, 1))
     probe = placement.probe(make_probe(objective, 0, placement.axis_name))
     rng = np.random.default_rng(0)

@@ -23,7 +23,7 @@ from zsnr_jax.process import DiffusionProcess
 from zsnr_jax.train.loop import LoopOptions
 from zsnr_jax.train.optimizer import learning_rate_schedule, make_optimizer
 from zsnr_jax.train.state import Params, TrainState, init_state
-from zsnr_jax.train.step import Objective
+from zsnr_jax.train.step import Objective, make_train_step
 
 _NO_SIZES = ("parent", "name", "dtype", "remat")  # what a network's parameters do not depend on
 DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
@@ -55,11 +55,6 @@ class Run:
         return parallel.make_placement(**self.settings["parallel"])
 
     @property
-    def accumulate(self) -> int:
-        """Microbatches of a step."""
-        return self.settings["train"]["accumulate"]
-
-    @property
     def record(self) -> dict[str, Any]:
         """What a checkpoint says it belongs to: process, network and data."""
         raise NotImplementedError
@@ -84,6 +79,19 @@ class Run:
     def init_state(self) -> TrainState:
         """The state before the first step."""
         return init_state(self.init_params(), self.optimizer, self.frozen())
+
+    def train_step(self, placement: parallel.Placement) -> Any:
+        """The step of `train.step`, for devices that the state lies on as `placement` says."""
+        return make_train_step(
+            self.objective,
+            self.optimizer,
+            self.ema_decay,
+            self.seed,
+            placement.axis_name,
+            self.settings["train"]["accumulate"],
+            placement.gather_inside,
+            placement.scatter_inside,
+        )
 
     def batches(self, start_step: int) -> Any:
         """This host's batches from a step on, for ever."""

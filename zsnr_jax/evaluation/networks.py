@@ -36,7 +36,7 @@ class Inception:
     def __init__(self, params: Any, variant: str, sha256: str, batch_size: int) -> None:
         """Args: params: of InceptionV3. See `weights.load_inception`."""
         self.variant, self.sha256, self.batch_size = variant, sha256, batch_size
-        self._params = params
+        self._params = jax.device_put(params)  # once: a batch would take it along each time
 
     def features(self, images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Pooled features and logits of images, with progress shown.
@@ -46,6 +46,7 @@ class Inception:
         Args: images: uint8 [n, H, W, 3]; another height or width compiles anew.
         Returns: float32 [n, 2048] and [n, 1008].
         """
+        _require_pictures(images)
         starts = tqdm(
             range(0, len(images), self.batch_size), desc="Inception", unit="batch", leave=False
         )
@@ -60,7 +61,7 @@ class Inception:
         if self.variant == "clean":
             x = (frames.resize_clean(images, SIZE) - 128) / 128
         pool, logits = _run(InceptionV3(), self._params, x, size=self.batch_size)
-        return pool, logits - self._params["fc"]["bias"][None]
+        return pool, logits - np.asarray(self._params["fc"]["bias"])[None]
 
 
 class Clip:
@@ -82,7 +83,7 @@ class Clip:
         self.name, self.sha256, self.batch_size = name, sha256, batch_size
         self._size = model.vision.image_size
         self._tokenizer = tokenizer
-        self._model, self._params = model, params
+        self._model, self._params = model, jax.device_put(params)
 
     def scores(self, images: np.ndarray, captions: Sequence[str]) -> np.ndarray:
         """The CLIP score of each image with its caption, with progress shown.

@@ -2,33 +2,74 @@
 
 import dataclasses
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-Estimates = dict[str, dict[str, float]]
+from zsnr_jax.data.pipeline import fit_image
+from zsnr_jax.evaluation import clip_score, fid, inception_score, weights
+from zsnr_jax.evaluation.networks import Clip, Inception
+
+Estimates = dict[str, dict[str, Any]]
+_INCEPTION = "FID and Inception score: not measured; set evaluation.inception (README: Scores)."
+_FID = "FID: not measured; set evaluation.fid_statistics (README: Scores)."
+_CLIP = "CLIP score: not measured; set evaluation.clip and evaluation.prompts (README: Scores)."
 
 
 @dataclasses.dataclass(frozen=True)
 class Judges:
     """The networks that measure, each of which may be absent."""
 
-    inception: Any
-    reference: Any
-    clip: Any
-    missing: tuple[str, ...]
+    inception: Inception | None
+    reference: fid.Reference | None
+    clip: Clip | None
 
     @property
-    def provenance(self) -> dict[str, Any]:
-        """Which networks measured: variant and sha256 of each."""
-        return {}
+    def provenance(self) -> dict[str, str]:
+        """Which networks measured, by the sha256 of their weights."""
+        found = {}
+        if self.inception is not None:
+            found[f"inception ({self.inception.variant})"] = self.inception.sha256
+        if self.clip is not None:
+            found[self.clip.name] = self.clip.sha256
+        return found
 
     def measure(self, images: np.ndarray, captions: Sequence[str]) -> Estimates:
-        """Scores of uint8 [n, H, W, 3]."""
-        return {}
+        """Scores of pictures, uint8 [n, H, W, 3], with their captions, [n] or none.
+
+        For Inception they are resized to the size of the real images that FID is taken against.
+        """
+        found: Estimates = {}
+        if self.inception is not None:
+            size = images.shape[1] if self.reference is None else self.reference.image_size
+            fitted = np.stack([fit_image(image, size) for image in images])
+            pool, logits = self.inception.features(fitted)
+            found |= inception_score.evaluate(logits)
+            if self.reference is not None:
+                of = self.inception
+                found |= fid.evaluate(pool, of.variant, of.sha256, self.reference)
+        if self.clip is not None and captions:
+            scores = self.clip.scores(images, captions)
+            found |= clip_score.evaluate(scores, self.clip.name)
+        return found
+
+    def missing(self, captions: Sequence[str]) -> list[str]:
+        """What is not measured, and what to set: a sentence each."""
+        reference = _INCEPTION if self.inception is None else None if self.reference else _FID
+        return [x for x in (reference, None if self.clip and captions else _CLIP) if x]
 
 
 def load(settings: Mapping[str, Any]) -> Judges:
-    """Read what evaluation.{inception,fid_statistics,clip} name. Raises: UsageError."""
-    del settings
-    return Judges(None, None, None, ())
+    """Read what evaluation.{inception,fid_statistics,clip} name, as far as they are set.
+
+    Raises: UsageError for what is missing, with how to get it, or broken.
+    """
+    place = lambda name: Path(settings[name]).expanduser()  # noqa: E731
+    reference = fid.load(place("fid_statistics")) if settings["fid_statistics"] else None
+    variant = {} if reference is None else {"variant": reference.variant}
+    return Judges(
+        weights.load_inception(place("inception"), **variant) if settings["inception"] else None,
+        reference,
+        weights.load_clip(place("clip")) if settings["clip"] else None,
+    )

@@ -87,7 +87,7 @@ def train(
             if writer is not None:
                 _save_grid(grid, done, workdir, writer)
         if done % options.save_every == 0 or is_last:
-            checkpoints.save(done, state, record)
+            checkpoints.save(done, placement.join(state), record)
         window.leave_out(time.perf_counter() - pause)
     progress.close()
     if writer is not None:

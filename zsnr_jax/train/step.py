@@ -110,11 +110,15 @@ def make_train_step(
     seed: int,
     axis_name: str | None = None,
     accumulate: int = 1,
+    gather: Callable[[Any], Any] = lambda tree: tree,
+    scatter: Callable[[Any], Any] = lambda tree: tree,
 ) -> Callable[[TrainState, Batch], tuple[TrainState, Metrics]]:
     """Bind what does not change: (state, batch) -> (next state, metrics).
 
     Args:
       axis_name: of the devices that share the batch by pmap; None where they do not.
+      gather, scatter: of weights before they are used, and of gradients after, where devices hold
+        slices of the state.
       accumulate: microbatches that a batch is taken in, one after another, to save memory; it
         divides the rows that a device has, and changes no number but by rounding.
     Metrics: loss, grad_norm, level_loss_sum and level_count, reduced over all devices.
@@ -127,7 +131,9 @@ def make_train_step(
         level = randomness.row_levels(level_key, state.step, batch["index"], T)
         row_keys = randomness.row_keys(key, state.step, batch["index"])
         rows = (batch, level, row_keys)
-        (loss, by_level), grads = loss_and_grads(objective, state, rows, accumulate)
+        weights = gather((state.params, state.frozen))
+        (loss, by_level), grads = loss_and_grads(objective, *weights, rows, accumulate)
+        grads = scatter(grads)
         if axis_name is not None:
             loss, grads = jax.lax.pmean((loss, grads), axis_name)
             by_level = jax.lax.psum(by_level, axis_name)
@@ -146,7 +152,11 @@ def make_train_step(
 
 
 def loss_and_grads(
-    objective: Objective, state: TrainState, rows: tuple[Batch, jax.Array, Any], accumulate: int
+    objective: Objective,
+    params: Params,
+    frozen: Params,
+    rows: tuple[Batch, jax.Array, Any],
+    accumulate: int,
 ) -> tuple[tuple[jax.Array, Metrics], Params]:
     """The loss of `loss_fn` with its sums, and its gradient, in so many microbatches.
 
@@ -155,7 +165,7 @@ def loss_and_grads(
 
     def one(rows: tuple[Batch, jax.Array, Any]) -> tuple[tuple[jax.Array, Metrics], Params]:
         value_and_grad = jax.value_and_grad(loss_fn, argnums=1, has_aux=True)
-        return value_and_grad(objective, state.params, *rows, state.frozen)
+        return value_and_grad(objective, params, *rows, frozen)
 
     if accumulate == 1:
         return one(rows)

@@ -1,0 +1,112 @@
+"""The programs of a run, compiled for devices that need not be there, for `--mode=plan`."""
+
+import functools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from tqdm import tqdm
+
+from zsnr_jax import chips, diffusers_io, parallel, plan
+from zsnr_jax.build import LatentRun, Run
+from zsnr_jax.chips import Target
+from zsnr_jax.errors import UsageError
+from zsnr_jax.train.state import init_state
+from zsnr_jax.train.step import repeat_step
+
+# Of XLA, for speed of the program: at the usual effort the full UNet compiles four times as long.
+_EFFORT = -1.0
+
+
+def plan_run(run: Run) -> plan.Plan:
+    """Compile the training step and the sampler of a run for its plan.topology.
+
+    Raises: UsageError for a topology that is not known, or devices that cannot share the batch.
+    """
+    name = run.settings["plan"]["topology"]
+    target = chips.topology(name) if name else chips.present()
+    placement = parallel.make_placement(**run.settings["parallel"], devices=target.devices)
+    shapes = state_shapes(run)
+    jax.config.update("jax_exec_time_optimization_effort", _EFFORT)
+    programs = [
+        make(run, placement, target, shapes)
+        for make in tqdm([_training, _sampling], desc="compiling", unit="program", leave=False)
+    ]
+    return plan.describe(programs, target, sum(x.size for x in jax.tree.leaves(shapes.params)))
+
+
+def state_shapes(run: Run) -> Any:
+    """Shapes of a run's state, without reading weights."""
+    if not isinstance(run, LatentRun):
+        return jax.eval_shape(run.init_state)
+    unet = _float32(diffusers_io.parameter_shapes("unet", run.model))
+    text = _float32(diffusers_io.parameter_shapes("text_encoder", run.text_encoder))
+    make = functools.partial(init_state, optimizer=run.optimizer)
+    return jax.eval_shape(lambda params, frozen: make(params, frozen=frozen), unet,
+                          {"text_encoder": text})  # fmt: skip
+
+
+def batch_shapes(run: Run) -> dict[str, jax.ShapeDtypeStruct]:
+    """Shapes of the whole batches of one call: [steps, rows, ...]."""
+    rows = (run.settings["train"]["steps_per_dispatch"], run.settings["dataset"]["batch_size"])
+    shape = lambda *of_row, dtype=jnp.float32: jax.ShapeDtypeStruct((*rows, *of_row), dtype)  # noqa: E731
+    index = shape(dtype=jnp.int32)
+    if isinstance(run, LatentRun):
+        *sides, channels = run.latent_shape
+        ids = shape(len(run.empty_ids), dtype=jnp.int32)
+        return {"moments": shape(*sides, 2 * channels), "ids": ids, "index": index}
+    return {"image": shape(*run.image_shape), "label": index, "index": index}
+
+
+def _training(run: Run, placement: parallel.Placement, target: Target, shapes: Any) -> plan.Program:
+    batch_size, devices = run.settings["dataset"]["batch_size"], len(target.devices)
+    train, model = run.settings["train"], run.settings["model"]
+    if batch_size % (devices * train["accumulate"]):
+        raise UsageError(
+            f"dataset.batch_size={batch_size} cannot be shared evenly by {devices} devices, in "
+            f"train.accumulate={train['accumulate']} parts: make it a multiple of the product."
+        )
+    step = repeat_step(run.train_step(placement), train["steps_per_dispatch"])
+    lowered = placement.lower_step(step, shapes, batch_shapes(run))
+    return plan.examine(
+        "training step",
+        lowered.compile,
+        target.chip,
+        devices,
+        runs=train["num_steps"] // train["steps_per_dispatch"],
+        remedies=plan.training_remedies(
+            fsdp=placement.mode == "fsdp",
+            remat=model["remat"],
+            bfloat16=model["dtype"] == "bfloat16",
+            accumulate=train["accumulate"],
+            rows_per_device=batch_size // devices // train["accumulate"],
+        ),
+    )
+
+
+def _sampling(run: Run, placement: parallel.Placement, target: Target, shapes: Any) -> plan.Program:
+    devices = len(target.devices)
+    size = parallel.round_up(run.sample_batch_size, devices)
+    frozen, condition = (), jax.ShapeDtypeStruct((size,), jnp.int32)
+    if isinstance(run, LatentRun):
+        vae = _float32(diffusers_io.parameter_shapes("vae", run.vae))
+        frozen = shapes.frozen | {"vae": vae}
+        condition = jax.ShapeDtypeStruct((size, len(run.empty_ids)), jnp.int32)
+    path = jax.tree.map(np.asarray, run.sampling.coefficients)
+    shared = jax.eval_shape(lambda: ((shapes.params, frozen), path))
+    rows = (condition, condition, jax.ShapeDtypeStruct((size,), jnp.int32))
+    lowered = placement.lower_draw(run.generator.draw_guided, shared, rows)
+    return plan.examine(
+        f"{size} guided samples",
+        lowered.compile,
+        target.chip,
+        devices,
+        remedies=plan.sampling_remedies(
+            bfloat16=run.settings["model"]["dtype"] == "bfloat16", rows_per_device=size // devices
+        ),
+    )
+
+
+def _float32(shapes: Any) -> Any:
+    return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, jnp.float32), shapes)
