@@ -58,6 +58,7 @@ def load(name: str, workdir: Path, seed: int = 0, smoke: bool = False) -> "Netwo
     """A trained network; trained first, where that is not done yet."""
     folder = train(name, workdir, seed, smoke)
     run, state = modes.load(sweep.configure(*_planned(name, seed, smoke)), folder)
+    assert isinstance(run, build.ImageRun)  # RECIPES are of images
     return Network(run, jax.device_get(state.ema_params))
 
 
@@ -74,7 +75,7 @@ def _planned(name: str, seed: int, smoke: bool) -> tuple[str, str, dict[str, Any
 class Network:
     """A trained network with its data, sampled from given starts."""
 
-    def __init__(self, run: build.Run, params: Any):
+    def __init__(self, run: build.ImageRun, params: Any):
         self.schedule = run.process.noise_schedule
         self.images, self.labels = run.arrays
         self._of = (run.model, run.process, params)

@@ -84,16 +84,16 @@ def test_guidance_keeps_to_its_interval():
 
 def test_the_negative_label_is_the_hidden_one_unless_another_is_named():
     config = recipe("brightness")
-    run = build.build(config)
+    run = build.build_images(config)
     assert run.negative_label == run.model.null_label
     config.sampler.negative_label = 1
-    assert build.build(config).negative_label == 1
+    assert build.build_images(config).negative_label == 1
 
 
 def test_a_signal_leak_is_fitted_to_the_data():
     config = recipe("brightness", "flawed,16,smoke")
     config.sampler.start, config.sampler.leak_frequencies = "signal_leak", 2
-    run = build.build(config)
+    run = build.build_images(config)
     images, labels = run.arrays
     drawn = jnp.asarray(np.repeat(np.arange(run.source.info.num_classes), 400))
     index = jnp.arange(len(drawn))

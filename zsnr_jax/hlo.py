@@ -417,7 +417,7 @@ def _group_size(attributes: str, num_devices: int) -> int:
         return len(_dims(match[1]))
     if match := re.search(r"replica_groups=\[(\d+),(\d+)\]<=", attributes):
         return int(match[2])
-    if match := re.search(r"replica_groups=mesh\[([^\]]*)\]\s*\{([^}]*)\}", attributes):
+    if match := re.search(r"replica_groups=mesh\[([^\]]*)\][^{]*\{([^}]*)\}", attributes):
         sizes = dict(re.findall(r"'(\w+)'=(\d+)", match[1]))
         return math.prod(int(sizes[axis]) for axis in re.findall(r"'(\w+)'", match[2]))
     return num_devices

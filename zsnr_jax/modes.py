@@ -21,7 +21,6 @@ from zsnr_jax.generate import to_uint8
 from zsnr_jax.process import DiffusionProcess
 from zsnr_jax.train import loop
 from zsnr_jax.train.state import TrainState, init_state
-from zsnr_jax.train.step import make_probe
 
 
 def train(config: Config, workdir: Path, command: str) -> None:
@@ -138,7 +137,7 @@ def _train(run: Run, state: TrainState, checkpoints: Checkpoints, workdir: Path)
     return loop.train(
         state,
         step=run.train_step(run.placement),
-        probe=make_probe(run.objective, run.seed, run.placement.axis_name),
+        probe=run.probe(run.placement),
         learning_rate=run.learning_rate,
         batches=run.batches(int(state.step)),
         draw_grid=draw_grid,

@@ -9,7 +9,7 @@ import numpy as np
 from tqdm import tqdm
 
 from zsnr_jax import chips, diffusers_io, parallel, plan
-from zsnr_jax.build import LatentRun, Run
+from zsnr_jax.build import ImageRun, LatentRun, Run
 from zsnr_jax.chips import Target
 from zsnr_jax.errors import UsageError
 from zsnr_jax.train.state import init_state
@@ -56,6 +56,7 @@ def batch_shapes(run: Run) -> dict[str, jax.ShapeDtypeStruct]:
         *sides, channels = run.latent_shape
         ids = shape(len(run.empty_ids), dtype=jnp.int32)
         return {"moments": shape(*sides, 2 * channels), "ids": ids, "index": index}
+    assert isinstance(run, ImageRun)
     return {"image": shape(*run.image_shape), "label": index, "index": index}
 
 

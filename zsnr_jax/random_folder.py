@@ -103,6 +103,7 @@ def write_tokenizer(out: Path) -> None:
     )
     trainer: Any = trainers.BpeTrainer(
         vocab_size=len(single) + _NUM_MERGES, initial_alphabet=signs, end_of_word_suffix="</w>",
+        special_tokens=single,  # numbers them, by which ties are decided: else chance does
         show_progress=False,
     )  # fmt: skip
     learner.train_from_iterator(scenes.CAPTIONS, trainer)

@@ -16,7 +16,6 @@ import warnings
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import jax
 import numpy as np
 
 from zsnr_jax import files, parallel, plotting, report, results
@@ -108,15 +107,10 @@ def evaluate(
 def decode_data(run: LatentRun, count: int) -> np.ndarray:
     """Images of the data at even distances, from the moments' means: float32 [count, H, W, C]."""
     size = run.generator.batch_size
-    rows = np.arange(-(-count // size) * size) % count * len(run.source) // count
+    rows = [i % count * len(run.source) // count for i in range(-(-count // size) * size)]
     means = np.stack([np.split(run.source[row]["moments"], 2, axis=-1)[0] for row in rows])
-
-    def decode(vae: Any, latents: jax.Array) -> jax.Array:
-        return run.vae.apply({"params": vae}, latents, method="decode")  # pyright: ignore[reportReturnType]
-
-    place = run.placement.draw(decode)
+    scaled, place = means * np.float32(run.vae.scaling_factor), run.placement.draw(run.decode)
     vae = run.drawing["vae"]
-    scaled = means * np.float32(run.vae.scaling_factor)
     batches = [place(vae, scaled[i : i + size]) for i in range(0, len(scaled), size)]
     return np.concatenate(batches)[:count]
 

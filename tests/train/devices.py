@@ -54,7 +54,7 @@ def run(
         placement.scatter_inside,
     )  # fmt: skip
     place = placement.step(repeat_step(step, 1))
-    probe = placement.probe(make_probe(objective, 0, placement.axis_name))
+    probe = placement.probe(make_probe(objective, 0, placement.axis_name, placement.gather_inside))
     rng = np.random.default_rng(0)
     batches = {
         "image": rng.uniform(-1, 1, (STEPS, BATCH, SIZE, SIZE, 1)).astype(dtype),

@@ -23,7 +23,7 @@ from zsnr_jax.process import DiffusionProcess
 from zsnr_jax.train.loop import LoopOptions
 from zsnr_jax.train.optimizer import learning_rate_schedule, make_optimizer
 from zsnr_jax.train.state import Params, TrainState, init_state
-from zsnr_jax.train.step import Objective, make_train_step
+from zsnr_jax.train.step import Objective, make_probe, make_train_step
 
 _NO_SIZES = ("parent", "name", "dtype", "remat")  # what a network's parameters do not depend on
 DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
@@ -91,6 +91,12 @@ class Run:
             self.settings["train"]["accumulate"],
             placement.gather_inside,
             placement.scatter_inside,
+        )
+
+    def probe(self, placement: parallel.Placement) -> Any:
+        """The loss at t = T, placed likewise."""
+        return make_probe(
+            self.objective, self.seed, placement.axis_name, placement.gather_inside
         )
 
     def batches(self, start_step: int) -> Any:

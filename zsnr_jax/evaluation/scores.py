@@ -9,7 +9,7 @@ import numpy as np
 
 from zsnr_jax.data.pipeline import fit_image
 from zsnr_jax.evaluation import clip_score, fid, inception_score, weights
-from zsnr_jax.evaluation.networks import Clip, Inception
+from zsnr_jax.evaluation.networks import VARIANTS, Clip, Inception
 
 Estimates = dict[str, dict[str, Any]]
 _INCEPTION = "FID and Inception score: not measured; set evaluation.inception (README: Scores)."
@@ -67,9 +67,9 @@ def load(settings: Mapping[str, Any]) -> Judges:
     """
     place = lambda name: Path(settings[name]).expanduser()  # noqa: E731
     reference = fid.load(place("fid_statistics")) if settings["fid_statistics"] else None
-    variant = {} if reference is None else {"variant": reference.variant}
+    variant = VARIANTS[0] if reference is None else reference.variant
     return Judges(
-        weights.load_inception(place("inception"), **variant) if settings["inception"] else None,
+        weights.load_inception(place("inception"), variant) if settings["inception"] else None,
         reference,
         weights.load_clip(place("clip")) if settings["clip"] else None,
     )

@@ -131,8 +131,8 @@ def make_train_step(
         level = randomness.row_levels(level_key, state.step, batch["index"], T)
         row_keys = randomness.row_keys(key, state.step, batch["index"])
         rows = (batch, level, row_keys)
-        weights = gather((state.params, state.frozen))
-        (loss, by_level), grads = loss_and_grads(objective, *weights, rows, accumulate)
+        params, frozen = gather((state.params, state.frozen))
+        (loss, by_level), grads = loss_and_grads(objective, params, frozen, rows, accumulate)
         grads = scatter(grads)
         if axis_name is not None:
             loss, grads = jax.lax.pmean((loss, grads), axis_name)
@@ -179,21 +179,27 @@ def loss_and_grads(
 
 
 def make_probe(
-    objective: Objective, seed: int, axis_name: str | None = None
+    objective: Objective,
+    seed: int,
+    axis_name: str | None = None,
+    gather: Callable[[Any], Any] = lambda tree: tree,
 ) -> Callable[[TrainState, Batch], jax.Array]:
     """The mean loss of a batch if every row were at t = T, the level the fixes add.
 
     Uniform levels meet T once in T rows: without the probe nobody would see it learnt. Conditions
     are never hidden; the noise is the probe's own, the same at every call of a step.
+
+    Args: axis_name, gather: as of `make_train_step`.
     """
     key = randomness.purpose_key(seed, randomness.Purpose.PROBE)
 
     def probe(state: TrainState, batch: Batch) -> jax.Array:
         row_keys = randomness.row_keys(key, state.step, batch["index"])
         level = jnp.full(batch["index"].shape, objective.process.num_steps)
-        condition = objective.encode(state.frozen, batch[objective.condition])
+        params, frozen = gather((state.params, state.frozen))
+        condition = objective.encode(frozen, batch[objective.condition])
         x0 = objective.clean(batch, jax.vmap(lambda key: jax.random.split(key)[1])(row_keys))
-        per_row = loss_at_level(objective, state.params, x0, condition, level, row_keys)
+        per_row = loss_at_level(objective, params, x0, condition, level, row_keys)
         return per_row.mean() if axis_name is None else jax.lax.pmean(per_row.mean(), axis_name)
 
     return probe
