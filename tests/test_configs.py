@@ -13,11 +13,6 @@ from zsnr_jax.errors import UsageError
 from zsnr_jax.files import flatten
 
 CONFIGS = Path(__file__).parents[1] / "configs"
-RECIPES = [
-    (path.stem, variants)
-    for path in sorted(CONFIGS.glob("*.py"))
-    for variants in ("", "flawed", "smoke", "flawed,smoke")
-] + [("brightness", "16"), ("brightness", "64"), ("brightness", "flawed,64")]
 # What TFDS says of the sets that are not here: classes and pixels per side.
 ELSEWHERE = {"cifar10": (10, 32), "imagenet_resized/64x64": (1000, 64)}
 
@@ -31,7 +26,17 @@ def recipe(name: str, variants: str = "") -> config_lib.Config:
     return module.get_config(variants)
 
 
-@pytest.mark.parametrize("name, variants", RECIPES)
+NAMES = sorted(path.stem for path in CONFIGS.glob("*.py"))
+OF_LATENTS = [name for name in NAMES if recipe(name).pretrained]
+OF_IMAGES = [
+    (name, variants)
+    for name in NAMES
+    if name not in OF_LATENTS
+    for variants in ("", "flawed", "smoke", "flawed,smoke")
+] + [("brightness", "16"), ("brightness", "64"), ("brightness", "flawed,64")]
+
+
+@pytest.mark.parametrize("name, variants", OF_IMAGES)
 def test_every_recipe_makes_a_process_a_sampler_and_a_network(name: str, variants: str) -> None:
     config = recipe(name, variants)
     config_lib.validate(config)
@@ -48,20 +53,103 @@ def test_every_recipe_makes_a_process_a_sampler_and_a_network(name: str, variant
     assert process.zero_terminal_snr is ("flawed" not in variants)
 
 
+LATENT_VARIANTS = {
+    "sd21_zsnr": ("", "smoke"),
+    "sd21_reference": ("", "smoke"),
+    "sd_tiny": ("", "smoke", "fsdp", "reference", "reference,smoke,fsdp"),
+}
+
+
+@pytest.mark.parametrize("name", OF_LATENTS)
+def test_every_recipe_of_latents_is_made_without_weights(name: str, tmp_path: Path) -> None:
+    for variants in LATENT_VARIANTS[name]:
+        config = recipe(name, variants)
+        config.pretrained = str(tmp_path / "nowhere")  # its networks are then 2.1's
+        config.dataset.image_size = config.dataset.image_size or 64
+        run = build.plan(config)
+        assert isinstance(run, build.LatentRun)
+        side = config.dataset.image_size // 8
+        assert run.latent_shape == (side, side, 4)
+        assert run.process.zero_terminal_snr is ("reference" not in f"{name} {variants}")
+        path, fixed = run.sampling.coefficients, run.process.zero_terminal_snr
+        # Trailing steps from T to clean data; or leading ones, as Stable Diffusion has them.
+        steps = len(path.level)
+        first = 1000 if fixed else 1000 - 1000 // steps + 2
+        assert (path.level[0], path.level_next[-1]) == (first, 0 if fixed else 1)
+        dtype = "float32" if name == "sd_tiny" or "smoke" in variants else "bfloat16"
+        assert run.model.dtype == run.text_encoder.dtype == run.vae.dtype == jnp.dtype(dtype)
+        mode = "fsdp" if name != "sd_tiny" or "fsdp" in variants else "pmap"
+        assert run.settings["parallel"] == {"mode": mode, "mesh": []}
+        prompts = run.settings["evaluation"]["prompts"]
+        assert not prompts or (CONFIGS.parent / prompts).is_file()
+
+
+def test_the_full_recipe_is_the_papers() -> None:
+    """arXiv 2305.08891, section 5."""
+    settings = flatten(config_lib.to_json(recipe("sd21_zsnr")))
+    paper = {
+        "dataset.image_size": 512,
+        "dataset.batch_size": 2048,
+        "optimizer.learning_rate": 1e-4,
+        "ema.decay": 0.9999,
+        "train.num_steps": 50_000,
+        "schedule.name": "scaled_linear",
+        "schedule.num_steps": 1000,
+        "schedule.zero_terminal_snr": True,
+        "prediction": "v",
+        "sampler.name": "ddim",
+        "sampler.spacing": "trailing",
+        "sampler.steps_offset": 0,
+        "sampler.final_level": 0,
+        "sampler.num_steps": 50,
+        "sampler.guidance": "rescaled",
+        "sampler.guidance_scale": 7.5,
+        "sampler.guidance_rescale": 0.7,
+        "evaluation.num_samples": 10_000,
+    }
+    assert {name: settings[name] for name in paper} == paper
+
+
+def test_the_control_differs_by_the_four_fixes_alone() -> None:
+    fixed, control = (
+        flatten(config_lib.to_json(recipe(name))) for name in ("sd21_zsnr", "sd21_reference")
+    )
+    assert {name: control[name] for name in fixed if fixed[name] != control[name]} == UNDONE
+
+
+def test_a_smoke_run_is_small_and_keeps_the_recipe() -> None:
+    """What a smoke run of latents changes is how much, and how long; never what is learnt."""
+    for name in OF_LATENTS:
+        full, smoke = (
+            flatten(config_lib.to_json(recipe(name, variants))) for variants in ("", "smoke")
+        )
+        changed = {setting for setting in full if full[setting] != smoke[setting]}
+        assert not any(
+            setting.startswith(("schedule", "prediction", "loss", "sampler.s", "sampler.guidance"))
+            for setting in changed
+        )
+        assert (smoke["train.num_steps"], smoke["dataset.batch_size"]) == (20, 16)
+        assert smoke["evaluation.num_samples"] == smoke["evaluation.batch_size"] == 16
+        assert smoke["sampler.num_steps"] == 5
+
+
+UNDONE = {
+    "schedule.zero_terminal_snr": False,
+    "prediction": "eps",
+    "loss.weight": "snr",
+    "sampler.spacing": "leading",
+    "sampler.steps_offset": 1,
+    "sampler.final_level": 1,
+    "sampler.guidance_rescale": 0.0,
+}
+
+
 def test_flawed_undoes_the_four_fixes_and_nothing_else() -> None:
     fixed, flawed = (
         flatten(config_lib.to_json(recipe("brightness", variants))) for variants in ("", "flawed")
     )
     changed = {name: flawed[name] for name in fixed if fixed[name] != flawed[name]}
-    assert changed == {
-        "schedule.zero_terminal_snr": False,
-        "prediction": "eps",
-        "loss.weight": "snr",
-        "sampler.spacing": "leading",
-        "sampler.steps_offset": 1,
-        "sampler.final_level": 1,
-        "sampler.guidance_rescale": 0.0,
-    }
+    assert changed == UNDONE
 
 
 def test_an_unknown_variant_is_refused() -> None:

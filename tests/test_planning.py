@@ -2,6 +2,7 @@
 
 import json
 import math
+from collections.abc import Iterator
 from pathlib import Path
 
 import jax
@@ -12,12 +13,15 @@ from test_configs import recipe
 from zsnr_jax import architectures, build, planning
 from zsnr_jax.errors import UsageError
 
-# The tiny folder's networks, smaller still: one resolution less, so that programs compile soon.
+EFFORT = "jax_exec_time_optimization_effort"
+# The tiny folder's networks, smaller still, so that programs compile soon.
 SIZES = {
     "unet": architectures.TINY["unet"]
     | {"block_out_channels": [32], "attention_head_dim": [2],
-       "down_block_types": ["CrossAttnDownBlock2D"], "up_block_types": ["CrossAttnUpBlock2D"]},
-    "vae": architectures.TINY["vae"],
+       "down_block_types": ["DownBlock2D"], "up_block_types": ["UpBlock2D"]},
+    "vae": architectures.TINY["vae"]
+    | {"block_out_channels": [32], "down_block_types": ["DownEncoderBlock2D"],
+       "up_block_types": ["UpDecoderBlock2D"]},
     "text_encoder": architectures.TINY["text_encoder"] | {"num_hidden_layers": 1},
 }  # fmt: skip
 
@@ -48,17 +52,17 @@ def small_latents(folder: Path, **settings):
         (folder / name / "config.json").write_text(json.dumps(config))
     config = recipe("sd_tiny", "smoke")
     config.update_from_flattened_dict(
-        {"pretrained": str(folder), "dataset.image_size": 16, **settings}
+        {"pretrained": str(folder), "dataset.image_size": 8, **settings}
     )
     return build.plan(config)
 
 
 @pytest.fixture(autouse=True)
-def effort():
-    """Compile all else as before, whatever a plan sets."""
-    before = jax.config.jax_exec_time_optimization_effort
+def effort() -> Iterator[float]:
+    """How hard XLA tries, which is set back after each test."""
+    before = getattr(jax.config, EFFORT)
     yield before
-    jax.config.update("jax_exec_time_optimization_effort", before)
+    jax.config.update(EFFORT, before)
 
 
 def test_the_full_size_is_planned_without_weights_or_data() -> None:
@@ -78,11 +82,12 @@ def test_the_full_size_is_planned_without_weights_or_data() -> None:
 
 def test_shapes_of_a_run_on_images_are_those_that_it_trains_with() -> None:
     run = small_images()
-    planned = planning.state_shapes(run)
-    true = run.init_state()
-    assert jax.tree.structure(planned) == jax.tree.structure(true)
-    for ours, theirs in zip(jax.tree.leaves(planned), jax.tree.leaves(true), strict=True):
-        assert (ours.shape, ours.dtype) == (theirs.shape, theirs.dtype)
+    state = planning.state_shapes(run)
+    params = jax.eval_shape(run.init_params)
+    shapes = [(x.shape, x.dtype) for x in jax.tree.leaves(params)]
+    for of_state in (state.params, state.ema_params):
+        assert [(x.shape, x.dtype) for x in jax.tree.leaves(of_state)] == shapes
+    assert size(state) == 4 * (4 * count(params) + 4)
     batch, batches = next(iter(run.batches(0))), planning.batch_shapes(run)
     assert {name: (x.shape, x.dtype) for name, x in batches.items()} == {
         name: ((5, *np.shape(x)), np.asarray(x).dtype) for name, x in batch.items()
@@ -92,7 +97,7 @@ def test_shapes_of_a_run_on_images_are_those_that_it_trains_with() -> None:
 def test_a_run_on_images_is_planned_for_the_devices_there_are() -> None:
     run = small_images()
     plan = planning.plan_run(run)
-    parameters = count(run.init_params())
+    parameters = count(jax.eval_shape(run.init_params))
     assert (plan.parameters, plan.num_devices) == (parameters, jax.device_count())
     training, sampling = plan.programs
     # Five batches of 16 rows in a call, and 20 steps in all; 16 x 16 pixels, label, index.
@@ -102,7 +107,7 @@ def test_a_run_on_images_is_planned_for_the_devices_there_are() -> None:
     assert training.memory.aliased == 4 * (4 * parameters + 4)
     assert sampling.memory is not None and sampling.name == "64 guided samples"
     assert sampling.memory.outputs == 64 * 4 * 16 * 16 * 3
-    # By the parameters, and by what is drawn: labels, negative labels and numbers.
+    # Parameters, and what is drawn: labels, negative labels and numbers.
     assert sampling.memory.arguments >= 4 * (parameters + 3 * 64)
     # Guided, it is two passes of the network at each of 10 steps, without the way back.
     a_pass = training.flops / (5 * 16) / 3  # pyright: ignore[reportOptionalOperand]
@@ -114,14 +119,15 @@ def test_a_run_on_latents_is_planned_from_sizes_alone(tmp_path: Path) -> None:
     shapes = planning.state_shapes(run)
     plan = planning.plan_run(run)
     training, sampling = plan.programs
-    assert plan.parameters == count(shapes.params)
-    state = 4 * (4 * plan.parameters + count(shapes.frozen) + 4)
-    # Rows of 8 x 8 x 8 moments, 77 ids and an index.
+    parameters = count(shapes.params)
+    assert plan.parameters == parameters
+    state = 4 * (4 * parameters + count(shapes.frozen) + 4)
+    # Rows of 8 x 8 pixels with 8 moments each, 77 ids and an index.
     assert training.memory is not None and training.runs == 20
     assert training.memory.arguments == state + 16 * 4 * (8 * 8 * 8 + 77 + 1)
     assert training.memory.aliased == state
     assert sampling.memory is not None and sampling.name == "16 guided samples"
-    assert sampling.memory.outputs == 16 * 4 * 16 * 16 * 3
+    assert sampling.memory.outputs == 16 * 4 * 8 * 8 * 3
 
 
 def test_a_batch_that_devices_cannot_share_is_refused() -> None:
@@ -134,3 +140,16 @@ def test_a_batch_that_devices_cannot_share_is_refused() -> None:
 def test_a_topology_that_is_not_known_is_refused() -> None:
     with pytest.raises(UsageError, match="plan.topology 'v9:2x2' is unknown"):
         planning.plan_run(small_images(**{"plan.topology": "v9:2x2"}))
+
+
+@pytest.mark.xfail(strict=True, reason="plan_run sets it for the whole process")
+def test_what_is_compiled_later_is_compiled_as_before(effort: float) -> None:
+    with pytest.raises(UsageError):
+        planning.plan_run(small_images(**{"train.accumulate": 3}))
+    assert getattr(jax.config, EFFORT) == effort
+
+
+@pytest.mark.xfail(strict=True, reason="the plan is then of latents without a pixel")
+def test_latents_of_no_size_are_refused() -> None:
+    with pytest.raises(UsageError, match="dataset.image_size=0 .*: set it"):
+        build.plan(recipe("sd_tiny", "smoke"))

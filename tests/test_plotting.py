@@ -64,6 +64,34 @@ def test_a_saved_grid_reads_back(tmp_path):
         assert image.size == (68, 68)
 
 
+@pytest.mark.parametrize("channels", [1, 3])
+def test_a_contact_sheet_has_each_picture_above_its_caption(channels, tmp_path):
+    images, long = _images(5, channels), "fog " * 60
+    captions = ["a red disc", r"one $\frac for $2", "c_1", long, "the last"]
+    figure = plotting.contact_sheet(images, captions, columns=3)
+    shown = [axes for axes in figure.axes if axes.get_visible()]
+    assert len(shown) == 5 and len(figure.axes) == 6
+    for axes, image in zip(shown, images, strict=True):
+        (drawn,) = axes.images
+        np.testing.assert_array_equal(drawn.get_array(), image[..., 0] if channels == 1 else image)
+        assert drawn.get_clim() == (0, 255)  # grey stays grey
+    said = [axes.get_xlabel() for axes in shown]
+    assert said[:3] + said[4:] == captions[:3] + captions[4:]
+    assert said[3].endswith("...") and len(said[3]) <= 120
+    assert 1 < said[3].count("\n") < 5
+    # In reading order: two rows of three.
+    places = [spec.get_geometry() for axes in shown if (spec := axes.get_subplotspec())]
+    assert places == [(2, 3, i, i) for i in range(5)]
+    plotting.save_figure(tmp_path / "sheet.png", figure)
+    with Image.open(tmp_path / "sheet.png") as sheet:
+        assert sheet.size == (9 * 144, 7 * 144)
+
+
+def test_a_contact_sheet_of_one_picture():
+    figure = plotting.contact_sheet(_images(1), ["alone"])
+    assert len(figure.axes) == 1
+
+
 def test_the_histogram_draws_the_densities_and_counts_the_ends():
     results = _histogram(data=0.5, samples=0.25, ideal_this=0.5, ideal_flawed=0.0)
     axes = plotting.brightness_histogram(results).axes[0]

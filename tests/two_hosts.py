@@ -68,7 +68,7 @@ def cost(lowered: jax.stages.Lowered) -> dict[str, Any]:
 
 def arrays(placement: Placement) -> dict[str, Any]:
     """A state that is put, stepped, joined, gathered and drawn with; rows differ by host."""
-    state = {"w": np.arange(2048, dtype=np.float32).reshape(64, 32), "b": np.float32([7])}
+    state = {"w": np.arange(2048, dtype=np.float32).reshape(64, 32), "b": np.array([7], np.float32)}
     put = placement.put(state)
 
     def step(state: Any, batches: Any) -> Any:

@@ -101,8 +101,9 @@ def contact_sheet(images: np.ndarray, captions: Sequence[str], columns: int = 4)
     figure = Figure(figsize=(3 * columns, 3.5 * rows), layout="constrained", dpi=100)
     grid = figure.subplots(rows, columns, squeeze=False).ravel()
     for axes, image, caption in zip(grid, images, captions):
-        axes.imshow(image, cmap="gray", interpolation="nearest")
-        axes.set_xlabel(textwrap.fill(textwrap.shorten(caption, 120, placeholder=" ..."), 38))
+        axes.imshow(image, cmap="gray", vmin=0, vmax=255, interpolation="nearest")
+        text = textwrap.fill(textwrap.shorten(caption, 120, placeholder=" ..."), 38)
+        axes.set_xlabel(text, parse_math=False)  # a caption may have dollar signs
         axes.set(xticks=[], yticks=[])
     for axes in grid[len(images) :]:
         axes.set_visible(False)
