@@ -4,7 +4,7 @@ Widths, depth, attention at 32, 16 and 8, dropout 0.1, batch 2048, learning rate
 0.9999 over 540k steps are those of ADM's ImageNet-64 model (arXiv 2105.05233, table 11: 296 M
 parameters there). The schedule is Stable Diffusion's, on which the flaw at 64 x 64 costs more than
 half of the brightness spread (std ratio 0.416 by the one-mode law). This recipe has not been run
-here; it wants a host with many accelerators: by pmap every device holds the whole state.
+here; it wants many accelerators: by pmap every device holds the whole state, by fsdp a slice.
 
   pip install "zsnr_jax[tfds]" && python -c \\
     "import tensorflow_datasets as tfds; tfds.builder('imagenet_resized/64x64', file_format='array_record').download_and_prepare()"

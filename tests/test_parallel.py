@@ -98,6 +98,14 @@ def test_the_largest_axis_is_sliced_and_what_is_small_is_whole() -> None:
     assert one_replica.row_sharding(axis=1).spec == P(None, ("replica", "shard"))
 
 
+@pytest.mark.parametrize(
+    "devices, mesh", [(1, (1, 1)), (8, (1, 8)), (64, (1, 64)), (256, (4, 64)), (96, (3, 32))]
+)
+def test_a_mesh_of_itself_has_64_slices_at_most(devices: int, mesh: tuple[int, int]) -> None:
+    placement = parallel.make_placement("fsdp", devices=jax.devices()[:1] * devices)
+    assert placement.mesh.devices.shape == mesh
+
+
 @pytest.fixture(scope="module")
 def hosts(tmp_path_factory) -> list[dict[str, Any]]:
     """What each of two hosts, with four devices each, found."""

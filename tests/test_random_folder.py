@@ -120,15 +120,11 @@ def test_an_unknown_size_makes_nothing(tmp_path: Path) -> None:
     assert not (tmp_path / "out").exists()
 
 
-# As the weight files have: the first two are in the paper of 2.1's card, and all are what torch
-# counts (tests/parity).
-@pytest.mark.parametrize(
-    "name, count", [("unet", 865_910_724), ("vae", 83_653_863), ("text_encoder", 340_387_840)]
-)
-def test_the_real_size_has_as_many_parameters_as_the_files(name: str, count: int) -> None:
-    model = diffusers_io.make_model(name, architectures.SD21[name])
-    shapes = diffusers_io.parameter_shapes(name, model)
-    assert sum(x.size for x in jax.tree.leaves(shapes)) == count
+def test_the_real_autoencoder_has_as_many_parameters_as_its_file() -> None:
+    """The others: tests/test_planning.py."""
+    model = diffusers_io.make_model("vae", architectures.SD21["vae"])
+    shapes = diffusers_io.parameter_shapes("vae", model)
+    assert sum(x.size for x in jax.tree.leaves(shapes)) == 83_653_863
 
 
 FILES = {

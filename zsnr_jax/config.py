@@ -119,7 +119,7 @@ def default_config() -> Config:
 
     config.parallel = ConfigDict()
     config.parallel.mode = "pmap"  # pmap: the state whole on every device | fsdp: in slices
-    config.parallel.mesh = ()  # of fsdp, (replicas, slices) of all devices; (): one replica
+    config.parallel.mesh = ()  # of fsdp, (replicas, slices) of all devices; (): 64 slices or less
 
     config.plan = ConfigDict()
     config.plan.topology = ""  # of --mode=plan: a TPU as v5e:4x4; empty: the devices there are
@@ -129,8 +129,9 @@ def default_config() -> Config:
 # What may differ when a run is resumed or sampled: it changes no parameter of the network.
 MAY_CHANGE = ("sampler", "evaluation", "parallel", "plan", "train.accumulate", "train.log_every",
               "train.sample_every", "train.save_every", "train.keep", "dataset.data_dir",
-              "dataset.latents", "pretrained")  # fmt: skip
-# Folders may move: what they held is in the checkpoint's record, and compared there.
+              "model.remat")  # fmt: skip
+# Folders may move, once training has begun: a checkpoint's record says what they held.
+_MAY_MOVE = ("pretrained", "dataset.latents")
 
 
 def with_variants(config: Config, chosen: str, variants: Mapping[str, Variant]) -> Config:
@@ -296,7 +297,7 @@ def require_same_run(saved: Mapping[str, Any], current: Mapping[str, Any], where
     """
     saved, current = of_training(saved), of_training(current)
     for name in sorted(saved.keys() | current.keys()):
-        if saved.get(name) == current.get(name):
+        if saved.get(name) == current.get(name) or name in _MAY_MOVE:
             continue
         raise UsageError(
             f"{where} holds a different run, with {name}={saved.get(name)!r} where this one has "

@@ -148,9 +148,9 @@ def read_network(path: Path, name: str, **options: Any) -> Network:
 
 
 def digests(path: Path) -> dict[str, str]:
-    """The sha256 of each weight file of a folder, by its place: what its weights are."""
-    files = sorted(file for name in NETWORKS for file in (path / name).glob("*.safetensors"))
-    return {str(file.relative_to(path)): _sha256(file) for file in files}
+    """The sha256 of each weight file that is read of a folder, by its place in it."""
+    read = (safetensors_files.paths(path / name, kind.stem) for name, kind in _KINDS.items())
+    return {str(file.relative_to(path)): _sha256(file) for files in read for file in files}
 
 
 def write(
@@ -169,13 +169,15 @@ def write(
     config = scheduler_config.write(process, sampler, DIFFUSERS_VERSION)
     if out.exists():
         raise UsageError(f"{out} exists: export into a folder that does not.")
-    weights = f"{_KINDS['unet'].stem}*"
-    shutil.copytree(folder.path, out, ignore=lambda at, _: _in_unet(folder.path, str(at), weights))
-    (out / "scheduler" / "scheduler_config.json").write_text(json.dumps(config, indent=2) + "\n")
-    index = _json(out / "model_index.json")
+    part = out.with_name(f".{out.name}.part")  # renamed when whole: a kill leaves no half folder
+    shutil.rmtree(part, ignore_errors=True)
+    shutil.copytree(folder.path, part, ignore=lambda at, _: _stale(folder.path, Path(at)))
+    (part / "scheduler" / "scheduler_config.json").write_text(json.dumps(config, indent=2) + "\n")
+    index = _json(part / "model_index.json")
     index["scheduler"] = ["diffusers", config["_class_name"]]
-    (out / "model_index.json").write_text(json.dumps(index, indent=2) + "\n")
-    write_network(folder.unet, out / "unet", _KINDS["unet"].stem, unet_params)
+    (part / "model_index.json").write_text(json.dumps(index, indent=2) + "\n")
+    write_network(folder.unet, part / "unet", _KINDS["unet"].stem, unet_params)
+    part.rename(out)
 
 
 def write_network(network: Network, out: Path, stem: str, params: Mapping[str, Any]) -> None:
@@ -193,9 +195,10 @@ def _sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _in_unet(source: Path, at: str, pattern: str) -> list[str]:
-    """The weight files of the UNet, where a copy of the folder is in it: they are not copied."""
-    return [path.name for path in Path(at).glob(pattern)] if Path(at) == source / "unet" else []
+def _stale(source: Path, at: Path) -> list[str]:
+    """What a copy of the folder goes without: the UNet's old weights, also those in single files."""
+    patterns = {source / "unet": [f"{_KINDS['unet'].stem}*"], source: ["*.ckpt", "*.safetensors"]}
+    return [path.name for pattern in patterns.get(at, []) for path in at.glob(pattern)]
 
 
 def _present_name(network: str, key: str) -> str:

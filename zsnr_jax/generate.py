@@ -1,7 +1,7 @@
 """Drawing samples from a trained network, on all devices."""
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import jax
@@ -89,20 +89,32 @@ class Generator:
           data's own; negatives: like conditions; frozen: of `encode` and `decode`.
         Returns: float32 [n, H, W, C]; data lie in [-1, 1], samples may pass it slightly.
         """
-        n, size = len(conditions), self.batch_size
+        return np.concatenate([*self.batches(params, conditions, guided, negatives, frozen)])
+
+    def batches(
+        self,
+        params: Any,
+        conditions: np.ndarray,
+        guided: bool = False,
+        negatives: np.ndarray | None = None,
+        frozen: Any = (),
+    ) -> Iterator[np.ndarray]:
+        """The same, batch by batch, for samples that would fill the host's memory."""
+        n = len(conditions)
+        size = min(self.batch_size, parallel.round_up(n, self._placement.num_devices))
         conditions = np.asarray(conditions, np.int32)
         if negatives is None:
             negatives = np.broadcast_to(np.asarray(self._negative, np.int32), conditions.shape)
         order = np.arange(-(-n // size) * size)  # the last batch is filled up from the first
         rows = (conditions[order % n], negatives[order % n], order.astype(np.int32))
-        shared = self._placement.gather((params, frozen)), self._sampling.coefficients
+        weights = self._placement.gather(params), self._placement.gather(frozen)
+        shared = weights, self._sampling.coefficients
         draw = self._guided if guided else self._plain
-        starts = tqdm(
-            range(0, len(order), size), desc="sampling", unit="batch", leave=False,
-            disable=not parallel.is_first_host(),
-        )  # fmt: skip
-        batches = [draw(shared, jax.tree.map(lambda x: x[i : i + size], rows)) for i in starts]  # noqa: B023
-        return np.concatenate(batches)[:n]
+        quiet = not parallel.is_first_host()
+        starts = range(0, len(order), size)
+        for i in tqdm(starts, desc="sampling", unit="batch", leave=False, disable=quiet):
+            batch = jax.tree.map(lambda x: x[i : i + size], rows)  # noqa: B023
+            yield draw(shared, batch)[: n - i]
 
     def start(self, labels: Any, index: Any) -> jax.Array:
         """What samples of `labels`, number `index`, int32 [n], start from: float32 [n, H, W, C]."""

@@ -57,7 +57,7 @@ def sample(config: Config, workdir: Path, command: str) -> None:
     run, state = load(config, workdir)
     folder = workdir / "drawn"
     _results_of(run).write_samples(run, state.ema_params, folder)
-    _say(f"Samples: samples.png, guided.png and samples.npz in {folder}")
+    _say(f"Samples: guided.png, samples.npz and more in {folder}")
 
 
 def import_weights(config: Config, workdir: Path, command: str) -> None:
@@ -99,9 +99,10 @@ def plan(config: Config, workdir: Path, command: str) -> None:
     """
     del command
     found = planning.plan_run(build.plan(config))
-    print(plan_lib.table(found))
-    workdir.mkdir(parents=True, exist_ok=True)
-    files.write_text(workdir / "plan.json", json.dumps(found.to_dict(), indent=2) + "\n")
+    _say(plan_lib.table(found))
+    if parallel.is_first_host():
+        workdir.mkdir(parents=True, exist_ok=True)
+        files.write_text(workdir / "plan.json", json.dumps(found.to_dict(), indent=2) + "\n")
 
 
 def load(config: Config, workdir: Path) -> tuple[Run, TrainState]:
@@ -119,7 +120,7 @@ def load(config: Config, workdir: Path) -> tuple[Run, TrainState]:
 
 def parameter_table(run: Run) -> str:
     """The network's parameters, module by module."""
-    shapes = jax.eval_shape(run.init_params)
+    shapes = run.state_shapes().params
     shapes = shapes.get("params", shapes)
     counts = {
         name: sum(leaf.size for leaf in jax.tree.leaves(tree)) for name, tree in shapes.items()
@@ -205,7 +206,9 @@ def _require_same_run(workdir: Path, run: Run) -> None:
     try:
         saved = json.loads(path.read_text())
     except (OSError, ValueError) as error:
-        raise UsageError(f"{path} cannot be read: choose another --workdir.") from error
+        raise UsageError(
+            f"{path} cannot be read: choose another --workdir, which all hosts can see."
+        ) from error
     config_lib.require_same_run(saved, run.settings, str(workdir))
 
 
@@ -226,16 +229,17 @@ def _resume(run: Run, checkpoints: Checkpoints) -> TrainState:
                     f"checkpoint {step} has {part} {name}={theirs.get(name)!r} and the config "
                     f"{value!r}: set it back, or choose another --workdir."
                 )
-    like = jax.eval_shape(run.init_state)
+    like = run.state_shapes()
     state = checkpoints.restore(step, like, run.placement.shardings(like))
     return state.replace(frozen=run.placement.put(run.frozen()))
 
 
 def _fresh(run: Run) -> TrainState:
-    """The state before the first step, where the steps return it: never whole on one device."""
-    shardings = run.placement.shardings(jax.eval_shape(run.init_state))
+    """The state before the first step, where the steps return it."""
     make = jax.jit(
-        lambda params, frozen: init_state(params, run.optimizer, frozen), out_shardings=shardings
+        lambda params, frozen: init_state(params, run.optimizer, frozen),
+        out_shardings=run.placement.shardings(run.state_shapes()),
+        donate_argnums=(0, 1),
     )
     return make(run.placement.put(run.init_params()), run.placement.put(run.frozen()))
 

@@ -7,6 +7,7 @@ checkpoint does not know how many devices wrote it, nor by which placement.
 """
 
 import dataclasses
+import functools
 import math
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -19,9 +20,14 @@ from jax.sharding import PartitionSpec as P
 
 from zsnr_jax.errors import UsageError
 
+_A_DAY = 24 * 60 * 60
 AXIS = "batch"  # the name under which pmapped devices share a batch
 MODES = ("pmap", "fsdp")
 _REPLICA, _SHARD = "replica", "shard"  # axes of every mesh; the batch lies along both
+# One replica lies in so many slices at most: with more, fewer arrays have an axis that they divide,
+# and more would lie whole on every device (of Stable Diffusion's UNet 1 part in 10000 with 64
+# slices, and 82 % with 1024).
+_MOST_SLICES = 64
 _SMALL = 1024  # values: what is no larger is left whole, being cheaper to keep than to gather
 
 
@@ -32,7 +38,8 @@ def start_hosts() -> None:
     Raises: UsageError where they are not, or do not answer.
     """
     try:
-        jax.distributed.initialize()
+        # The first host may measure samples for hours while the others wait for it to end.
+        jax.distributed.initialize(shutdown_timeout_seconds=_A_DAY)
     except Exception as error:  # of many types, one for each kind of cluster
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise UsageError(
@@ -107,8 +114,12 @@ class Placement:
         return jax.tree.map(_put_on_hosts, state, shardings)
 
     def gather(self, tree: Any) -> Any:
-        """A pytree with every array whole on every device."""
-        return jax.jit(lambda tree: tree, out_shardings=self.whole)(self.join(tree))
+        """A pytree with every array whole on every device; what lies so already is not copied."""
+        joined = self.join(tree)
+        leaves = jax.tree.leaves(joined)
+        if all(isinstance(x, jax.Array) and x.sharding == self.whole for x in leaves):
+            return joined
+        return _identity(self.whole)(joined)
 
     def gather_inside(self, tree: Any) -> Any:
         """Within a program: weights whole on every device, before they are used.
@@ -235,7 +246,7 @@ def make_placement(
     Args:
       mode: pmap or fsdp.
       mesh: of fsdp, (replicas, shards): each replica of the state lies in as many slices. Empty:
-        one replica over all devices.
+        as many slices as there are devices, but 64 at most, and as many replicas as that makes.
       devices: all of them, if None.
     Raises: UsageError for an unknown mode, or a mesh that is not of all devices.
     """
@@ -246,7 +257,7 @@ def make_placement(
         raise UsageError(
             f"parallel.mesh={tuple(mesh)} is of fsdp, and parallel.mode is pmap: set it to ()."
         )
-    sizes = tuple(mesh) or (1, len(devices))
+    sizes = tuple(mesh) or _default_mesh(len(devices))
     if len(sizes) != 2 or min(sizes) < 1:
         raise UsageError(f"parallel.mesh={sizes} must be (replicas, shards), or () for one.")
     if math.prod(sizes) != len(devices):
@@ -255,6 +266,11 @@ def make_placement(
             f"{len(devices)}: make (replicas, shards) multiply to {len(devices)}, or set it to ()."
         )
     return Placement(mode, Mesh(np.array(devices).reshape(sizes), (_REPLICA, _SHARD)))
+
+
+def _default_mesh(devices: int) -> tuple[int, int]:
+    slices = devices if devices <= _MOST_SLICES else math.gcd(devices, _MOST_SLICES)
+    return devices // slices, slices
 
 
 def parallel_rows(function: Callable[[Any, Any], jax.Array]) -> Callable[[Any, Any], np.ndarray]:
@@ -295,6 +311,12 @@ def describe() -> str:
     kind = f"{device.platform.upper()} {device.device_kind}".replace("CPU cpu", "CPU")
     hosts = f" on {num_hosts()} hosts" if num_hosts() > 1 else ""
     return f"{jax.device_count()} x {kind}{hosts}"
+
+
+@functools.cache
+def _identity(sharding: NamedSharding) -> Any:
+    """A program that only moves."""
+    return jax.jit(lambda tree: tree, out_shardings=sharding)
 
 
 def _placed(shapes: Any, shardings: Any) -> Any:

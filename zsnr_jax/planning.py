@@ -1,6 +1,5 @@
 """The programs of a run, compiled for devices that need not be there, for `--mode=plan`."""
 
-import functools
 from typing import Any
 
 import jax
@@ -8,14 +7,14 @@ import jax.numpy as jnp
 import numpy as np
 from tqdm import tqdm
 
-from zsnr_jax import chips, diffusers_io, parallel, plan
-from zsnr_jax.build import ImageRun, LatentRun, Run
+from zsnr_jax import chips, parallel, plan
+from zsnr_jax.build import ImageRun, LatentRun, Run, float32_shapes
 from zsnr_jax.chips import Target
 from zsnr_jax.errors import UsageError
-from zsnr_jax.train.state import init_state
 from zsnr_jax.train.step import repeat_step
 
-# Of XLA, for speed of the program: at the usual effort the full UNet compiles four times as long.
+# Of XLA, for the program's speed. At the usual effort the full UNet compiles for over 25 minutes on
+# two cores, and for 4 at this one; what a run compiles may need a little less memory and time.
 _EFFORT = -1.0
 
 
@@ -27,24 +26,13 @@ def plan_run(run: Run) -> plan.Plan:
     name = run.settings["plan"]["topology"]
     target = chips.topology(name) if name else chips.present()
     placement = parallel.make_placement(**run.settings["parallel"], devices=target.devices)
-    shapes = state_shapes(run)
+    shapes = run.state_shapes()
     jax.config.update("jax_exec_time_optimization_effort", _EFFORT)
     programs = [
         make(run, placement, target, shapes)
         for make in tqdm([_training, _sampling], desc="compiling", unit="program", leave=False)
     ]
     return plan.describe(programs, target, sum(x.size for x in jax.tree.leaves(shapes.params)))
-
-
-def state_shapes(run: Run) -> Any:
-    """Shapes of a run's state, without reading weights."""
-    if not isinstance(run, LatentRun):
-        return jax.eval_shape(run.init_state)
-    unet = _float32(diffusers_io.parameter_shapes("unet", run.model))
-    text = _float32(diffusers_io.parameter_shapes("text_encoder", run.text_encoder))
-    make = functools.partial(init_state, optimizer=run.optimizer)
-    return jax.eval_shape(lambda params, frozen: make(params, frozen=frozen), unet,
-                          {"text_encoder": text})  # fmt: skip
 
 
 def batch_shapes(run: Run) -> dict[str, jax.ShapeDtypeStruct]:
@@ -91,13 +79,13 @@ def _sampling(run: Run, placement: parallel.Placement, target: Target, shapes: A
     size = parallel.round_up(run.sample_batch_size, devices)
     frozen, condition = (), jax.ShapeDtypeStruct((size,), jnp.int32)
     if isinstance(run, LatentRun):
-        vae = _float32(diffusers_io.parameter_shapes("vae", run.vae))
-        frozen = shapes.frozen | {"vae": vae}
+        frozen = shapes.frozen | {"vae": float32_shapes("vae", run.vae)}
         condition = jax.ShapeDtypeStruct((size, len(run.empty_ids)), jnp.int32)
     path = jax.tree.map(np.asarray, run.sampling.coefficients)
     shared = jax.eval_shape(lambda: ((shapes.params, frozen), path))
     rows = (condition, condition, jax.ShapeDtypeStruct((size,), jnp.int32))
-    lowered = placement.lower_draw(run.generator.draw_guided, shared, rows)
+    draw = run.make_generator(placement).draw_guided
+    lowered = placement.lower_draw(draw, shared, rows)
     return plan.examine(
         f"{size} guided samples",
         lowered.compile,
@@ -107,7 +95,3 @@ def _sampling(run: Run, placement: parallel.Placement, target: Target, shapes: A
             bfloat16=run.settings["model"]["dtype"] == "bfloat16", rows_per_device=size // devices
         ),
     )
-
-
-def _float32(shapes: Any) -> Any:
-    return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, jnp.float32), shapes)

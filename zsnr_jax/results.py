@@ -106,7 +106,12 @@ def evaluate(
         },
         "metrics": measured.pop("samples") | of_guided,
         "ideal": {name.removeprefix("ideal_"): _values(m) for name, m in measured.items()},
-        "histogram": histogram({"data": images, "samples": samples, **ideals}),
+        "histogram": histogram(
+            {
+                name: brightness.mean_brightness(found)
+                for name, found in {"data": images, "samples": samples, **ideals}.items()
+            }
+        ),
     }
     files.write_text(workdir / "results.json", json.dumps(results, indent=2) + "\n")
     report.write_report(workdir)
@@ -129,11 +134,8 @@ def told(run: Run, params: Params, step: int, command: str) -> dict[str, Any]:
 
 
 def histogram(sets: dict[str, np.ndarray]) -> dict[str, Any]:
-    """Shares of each set of images [n, H, W, C] by mean brightness, for the page."""
-    counted = {
-        name: brightness.histogram(brightness.mean_brightness(images)).tolist()
-        for name, images in sets.items()
-    }
+    """Shares of each set by the mean brightness of its images, [n], for the page."""
+    counted = {name: brightness.histogram(values).tolist() for name, values in sets.items()}
     return {"edges": brightness.HISTOGRAM_EDGES.tolist(), **counted}
 
 

@@ -25,19 +25,24 @@ def load(folder: Path, stem: str) -> dict[str, np.ndarray]:
 
     Raises: UsageError where there is none, a file is cut off or broken, or only a pickle is there.
     """
+    tensors: dict[str, np.ndarray] = {}
+    for path in paths(folder, stem):
+        tensors |= _load_file(path)
+    return tensors
+
+
+def paths(folder: Path, stem: str) -> list[Path]:
+    """The files that `load` reads. Raises: UsageError where there is none."""
     index, single = folder / f"{stem}.safetensors.index.json", folder / f"{stem}.safetensors"
     if single.exists():
-        return _load_file(single)
+        return [single]
     if not index.exists():
         raise UsageError(_why_none(folder, stem))
     try:
         names = sorted(set(json.loads(index.read_text())["weight_map"].values()))
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise UsageError(f"{index} cannot be read ({error}): copy it again.") from error
-    tensors: dict[str, np.ndarray] = {}
-    for name in names:
-        tensors |= _load_file(folder / name)
-    return tensors
+    return [folder / name for name in names]
 
 
 def save(folder: Path, stem: str, tensors: Mapping[str, np.ndarray]) -> None:

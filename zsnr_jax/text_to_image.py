@@ -27,30 +27,41 @@ from zsnr_jax.train.state import Params
 
 _DATA_IMAGES = 512  # decoded to compare brightness with
 _SHEET = 16  # prompts on the contact sheet
+_EXPOSURE = (exposure.overexposed, exposure.contrast)
 
 
 class Drawn(NamedTuple):
-    """Guided samples: float32 [n, H, W, C], not clipped, and their prompts, where there are any."""
+    """Guided samples and their prompts, where there are any; on the first host."""
 
-    images: np.ndarray
-    prompts: list[Prompt]
+    pictures: np.ndarray  # uint8 [n, H, W, C]
+    brightness: np.ndarray  # of each, [n], before it was clipped to 8 bits, as are the next two
+    overexposed: np.ndarray
+    contrast: np.ndarray
+    captions: list[str]
 
 
-def write_samples(run: LatentRun, params: Params, folder: Path) -> Drawn:
-    """Draw a run's prompts in turn into a folder: contact_sheet.png, guided.png and samples.npz."""
+def write_samples(run: LatentRun, params: Params, folder: Path) -> Drawn | None:
+    """Draw a run's prompts in turn into a folder: contact_sheet.png, guided.png and samples.npz.
+
+    Returns: what was drawn, on the first host; all hosts draw together.
+    """
     prompts = run.prompts()
     prompts = [prompts[i % len(prompts)] for i in range(run.num_samples)] if prompts else []
-    drawn = Drawn(_draw(run, params, prompts), prompts)
-    if parallel.is_first_host():
-        pictures = to_uint8(drawn.images)
-        folder.mkdir(exist_ok=True)
-        plotting.save_image_grid(folder / "guided.png", pictures)
-        if prompts:
-            sheet = plotting.contact_sheet(pictures[:_SHEET], [p.text for p in prompts[:_SHEET]])
-            plotting.save_figure(folder / "contact_sheet.png", sheet)
-        np.savez_compressed(
-            folder / "samples.npz", images=pictures, prompts=[p.text for p in prompts]
-        )
+    ids, negatives = _tokens(run, prompts)
+    parts = []
+    for images in run.generator.batches(params, ids, True, negatives, run.drawing):
+        if parallel.is_first_host():  # measured at once: 10,000 pictures in float32 take 30 GB
+            measured = (f(images) for f in (brightness.mean_brightness, *_EXPOSURE))
+            parts.append((to_uint8(images), *measured))
+    if not parts:
+        return None
+    drawn = Drawn(*map(np.concatenate, zip(*parts)), [prompt.text for prompt in prompts])
+    folder.mkdir(exist_ok=True)
+    plotting.save_image_grid(folder / "guided.png", drawn.pictures)
+    if prompts:
+        sheet = plotting.contact_sheet(drawn.pictures[:_SHEET], drawn.captions[:_SHEET])
+        plotting.save_figure(folder / "contact_sheet.png", sheet)
+    np.savez_compressed(folder / "samples.npz", images=drawn.pictures, prompts=drawn.captions)
     return drawn
 
 
@@ -71,23 +82,25 @@ def evaluate(
     start = time.perf_counter()
     drawn = write_samples(run, params, workdir / "samples")
     data = decode_data(run, min(_DATA_IMAGES, run.num_samples))
-    if not parallel.is_first_host():
+    if drawn is None:
         return {"metrics": {}}
     sample_seconds = time.perf_counter() - start
     plotting.save_image_grid(workdir / "samples" / "data.png", to_uint8(data))
-    label = lambda images: np.zeros(len(images), np.int32)  # noqa: E731
+    of_data, one_label = brightness.mean_brightness(data), lambda n: np.zeros(n, np.int32)
     metrics = dict(
-        brightness.evaluate(
-            drawn.images, label(drawn.images), data, label(data), ["image"], run.seed
+        brightness.compare(
+            drawn.brightness, one_label(len(drawn.pictures)), of_data, one_label(len(data)),
+            ["image"], run.seed,
         )
-    ) | dict(exposure.evaluate(drawn.images, data, run.seed))
-    captions = [prompt.text for prompt in drawn.prompts]
-    metrics |= judges.measure(to_uint8(drawn.images), captions)
+    )  # fmt: skip
+    of_exposure = drawn.overexposed, drawn.contrast, exposure.contrast(data)
+    metrics |= dict(exposure.compare(*of_exposure, run.seed))
+    metrics |= judges.measure(drawn.pictures, drawn.captions)
     found = {
         **results.told(run, params, step, command),
         "dataset": {"name": run.source.info.source, "num_examples": len(run.source)},
-        "num_samples": len(drawn.images),
-        "prompts": captions[:_SHEET],
+        "num_samples": len(drawn.pictures),
+        "prompts": drawn.captions[:_SHEET],
         "seconds": {
             "train": train_seconds or results.train_seconds_before(workdir),
             "sample": sample_seconds,
@@ -95,12 +108,12 @@ def evaluate(
         "metrics": {name: value for name, value in metrics.items() if value["value"] is not None},
         "networks": judges.provenance,
         "pretrained": run.record["pretrained"],
-        "histogram": results.histogram({"data": data, "samples": drawn.images}),
+        "histogram": results.histogram({"data": of_data, "samples": drawn.brightness}),
     }
     files.write_text(workdir / "results.json", json.dumps(found, indent=2) + "\n")
     report.write_report(workdir)
-    for sentence in judges.missing(captions):
-        print(sentence)
+    warned = [value["warning"] for value in metrics.values() if "warning" in value]
+    print(*warned, *judges.missing(drawn.captions), sep="\n")
     return found
 
 
@@ -115,9 +128,10 @@ def decode_data(run: LatentRun, count: int) -> np.ndarray:
     return np.concatenate(batches)[:count]
 
 
-def _draw(run: LatentRun, params: Params, prompts: list[Prompt]) -> np.ndarray:
+def _tokens(run: LatentRun, prompts: list[Prompt]) -> tuple[np.ndarray, np.ndarray | None]:
+    """Token ids of prompts and of their negatives; without prompts, of captions of the data."""
     if not prompts:
-        return run.generator(params, run.conditions(run.num_samples), True, frozen=run.drawing)
+        return run.conditions(run.num_samples), None
     texts, negatives = (run.tokenizer([prompt[i] for prompt in prompts]) for i in (0, 1))
     for which, tokens in (("prompt", texts), ("negative prompt", negatives)):
         for row in np.flatnonzero(tokens.cut)[:1]:
@@ -126,4 +140,4 @@ def _draw(run: LatentRun, params: Params, prompts: list[Prompt]) -> np.ndarray:
                 f"{run.tokenizer.length} tokens: the last {tokens.cut[row]} of it are not seen.",
                 stacklevel=2,
             )
-    return run.generator(params, texts.ids, True, negatives.ids, run.drawing)
+    return texts.ids, negatives.ids

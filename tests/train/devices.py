@@ -54,7 +54,8 @@ def run(
         placement.scatter_inside,
     )  # fmt: skip
     place = placement.step(repeat_step(step, 1))
-    probe = placement.probe(make_probe(objective, 0, placement.axis_name, placement.gather_inside))
+    probe = make_probe(objective, 0, placement.axis_name, accumulate, placement.gather_inside)
+    probe = placement.probe(probe)
     rng = np.random.default_rng(0)
     batches = {
         "image": rng.uniform(-1, 1, (STEPS, BATCH, SIZE, SIZE, 1)).astype(dtype),

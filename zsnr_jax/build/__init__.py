@@ -3,7 +3,7 @@
 from zsnr_jax import config as config_lib
 from zsnr_jax.build.common import Run, build_guidance, build_process, build_sampling
 from zsnr_jax.build.images import ImageRun, build_images, build_model, build_objective
-from zsnr_jax.build.latents import LatentRun, build_latents, plan_latents
+from zsnr_jax.build.latents import LatentRun, build_latents, float32_shapes, plan_latents
 from zsnr_jax.config import Config
 
 __all__ = [
@@ -18,6 +18,7 @@ __all__ = [
     "build_objective",
     "build_process",
     "build_sampling",
+    "float32_shapes",
     "plan",
 ]
 

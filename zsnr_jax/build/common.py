@@ -4,6 +4,7 @@ import dataclasses
 import functools
 import json
 import math
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -25,7 +26,7 @@ from zsnr_jax.train.optimizer import learning_rate_schedule, make_optimizer
 from zsnr_jax.train.state import Params, TrainState, init_state
 from zsnr_jax.train.step import Objective, make_probe, make_train_step
 
-_NO_SIZES = ("parent", "name", "dtype", "remat")  # what a network's parameters do not depend on
+_NO_SIZES = ("parent", "name", "remat")  # of Flax itself, and what changes memory and time alone
 DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
 
 
@@ -59,10 +60,18 @@ class Run:
         """What a checkpoint says it belongs to: process, network and data."""
         raise NotImplementedError
 
-    @property
+    @functools.cached_property
     def generator(self) -> Generator:
         """Draws samples from parameters."""
+        return self.make_generator(self.placement)
+
+    def make_generator(self, placement: parallel.Placement) -> Generator:
+        """What draws samples on devices of a placement."""
         raise NotImplementedError
+
+    def state_shapes(self) -> TrainState:
+        """Shapes of the state; no weight is read."""
+        return jax.eval_shape(self.init_state)
 
     def init_params(self) -> Params:
         """The parameters before the first step."""
@@ -96,7 +105,11 @@ class Run:
     def probe(self, placement: parallel.Placement) -> Any:
         """The loss at t = T, placed likewise."""
         return make_probe(
-            self.objective, self.seed, placement.axis_name, placement.gather_inside
+            self.objective,
+            self.seed,
+            placement.axis_name,
+            self.settings["train"]["accumulate"],
+            placement.gather_inside,
         )
 
     def batches(self, start_step: int) -> Any:
@@ -136,10 +149,9 @@ def common_parts(config: Config) -> dict[str, Any]:
     }
 
 
-def fields_of(model: Any) -> dict[str, Any]:
-    """A network's sizes, as JSON can hold them."""
-    names = [field.name for field in dataclasses.fields(model)]
-    sizes = {name: getattr(model, name) for name in names if name not in _NO_SIZES}
+def sizes_of(fields: Mapping[str, Any]) -> dict[str, Any]:
+    """Of a network's fields, those that its training depends on, as JSON can hold them."""
+    sizes = {name: value for name, value in fields.items() if name not in _NO_SIZES}
     return json.loads(json.dumps(sizes))
 
 

@@ -39,12 +39,11 @@ class ImageRun(common.Run):
         """What a checkpoint says it belongs to: process, network and data."""
         return {
             "process": self.process.to_dict(),
-            "model": self.settings["model"],
+            "model": common.sizes_of(self.settings["model"]),
             "data": data.fingerprint(self.source, **self._data_options),
         }
 
-    @functools.cached_property
-    def generator(self) -> Generator:
+    def make_generator(self, placement: parallel.Placement) -> Generator:
         """Draws samples from parameters."""
         return Generator(
             self.model.apply,
@@ -54,7 +53,7 @@ class ImageRun(common.Run):
             shape=self.image_shape,
             batch_size=self.sample_batch_size,
             seed=self.seed,
-            placement=self.placement,
+            placement=placement,
             leak=self._leak,
         )
 
@@ -117,6 +116,16 @@ class ImageRun(common.Run):
 
 def build_images(config: Config) -> ImageRun:
     """Make a run on images. Raises: UsageError for the first setting that is wrong."""
+    of_latents = {"dataset.latents": config.dataset.latents} | {
+        f"evaluation.{name}": config.evaluation[name]
+        for name in ("prompts", "inception", "fid_statistics", "clip")
+    }
+    for name, value in of_latents.items():
+        if value:
+            raise UsageError(
+                f"{name}={value} is of runs on latents, and config.pretrained is not set: set it "
+                f"to a Stable Diffusion folder, or leave {name} empty."
+            )
     parts = common.common_parts(config)
     process, sampling = parts["process"], parts["sampling"]
     source = data.open_source(config.dataset.name, "train", config.dataset.data_dir or None)

@@ -6,6 +6,7 @@ moments the dataset holds, turns latents into images for samples.
 
 import dataclasses
 import functools
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,7 @@ from zsnr_jax.models.text_encoder import TextEncoder
 from zsnr_jax.process import DiffusionProcess
 from zsnr_jax.prompts import Prompt, read_prompts
 from zsnr_jax.scheduler_config import SamplerSettings
-from zsnr_jax.train.state import Params
+from zsnr_jax.train.state import Params, TrainState, init_state
 from zsnr_jax.train.step import Objective
 
 
@@ -58,7 +59,13 @@ class LatentRun(common.Run):
         """What a checkpoint says it belongs to: process, networks and data."""
         return {
             "process": self.process.to_dict(),
-            "model": common.fields_of(self.model),
+            "model": common.sizes_of(
+                {
+                    field.name: getattr(self.model, field.name)
+                    for field in dataclasses.fields(self.model)
+                }
+                | {"dtype": self.settings["model"]["dtype"]}
+            ),
             "pretrained": self._digests,
             "data": {
                 "sha256": self.source.sha256,
@@ -68,8 +75,7 @@ class LatentRun(common.Run):
             },
         }
 
-    @functools.cached_property
-    def generator(self) -> Generator:
+    def make_generator(self, placement: parallel.Placement) -> Generator:
         """Draws images of token ids; `drawing` holds the weights that it reads."""
         return Generator(
             self.objective.network,
@@ -79,7 +85,7 @@ class LatentRun(common.Run):
             shape=self.latent_shape,
             batch_size=self.sample_batch_size,
             seed=self.seed,
-            placement=self.placement,
+            placement=placement,
             encode=self.objective.encode,
             decode=lambda frozen, latents: self.decode(frozen["vae"], latents),
         )
@@ -103,6 +109,15 @@ class LatentRun(common.Run):
         rows = [i * len(self.source) // count for i in range(count)]
         return np.stack([self.source[row]["ids"] for row in rows])
 
+    def state_shapes(self) -> TrainState:
+        """Shapes of the state, from the sizes of the networks."""
+        unet, text_encoder = (
+            float32_shapes(name, model)
+            for name, model in (("unet", self.model), ("text_encoder", self.text_encoder))
+        )
+        make = lambda params, frozen: init_state(params, self.optimizer, frozen)  # noqa: E731
+        return jax.eval_shape(make, unet, {"text_encoder": text_encoder})
+
     def init_params(self) -> Params:
         """The folder's UNet, in float32."""
         return self._weights("unet")
@@ -113,7 +128,7 @@ class LatentRun(common.Run):
 
     @functools.cached_property
     def drawing(self) -> Params:
-        """What the generator reads beside the UNet: text encoder and autoencoder, on all devices."""
+        """What the generator reads beside the UNet: text encoder and autoencoder, placed."""
         return self.placement.gather(self.frozen() | {"vae": self._weights("vae")})
 
     def preview(self, params: Params) -> np.ndarray:
@@ -157,15 +172,15 @@ class LatentRun(common.Run):
         return diffusers_io.digests(self.pretrained)
 
     def _weights(self, name: str) -> Params:
-        """A network of the folder, in float32; read once."""
-        if name not in self._read:
-            params = diffusers_io.read_network(self.pretrained, name).params
-            self._read[name] = jax.tree.map(lambda x: x.astype(np.float32), params)
-        return self._read[name]
+        """A network of the folder, in float32."""
+        params = diffusers_io.read_network(self.pretrained, name).params
+        return jax.tree.map(lambda x: x.astype(np.float32, copy=False), params)
 
-    @functools.cached_property
-    def _read(self) -> dict[str, Params]:
-        return {}
+
+def float32_shapes(name: str, model: Any) -> Params:
+    """Shapes of a network's parameters as they are kept while training."""
+    shapes = diffusers_io.parameter_shapes(name, model)
+    return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, jnp.float32), shapes)
 
 
 def build_latents(config: Config) -> LatentRun:
@@ -177,8 +192,6 @@ def build_latents(config: Config) -> LatentRun:
         )
     pretrained = Path(config.pretrained).expanduser()
     diffusers_io.read_scheduler(pretrained)
-    options = {"dtype": common.require_dtype(config.model.dtype)}
-    read = functools.partial(diffusers_io.read_model, pretrained, **options)
     info = open_latents(config.dataset.latents).info
     if config.dataset.image_size not in (0, info.image_size):
         raise UsageError(
@@ -189,8 +202,10 @@ def build_latents(config: Config) -> LatentRun:
     if config.evaluation.prompts:
         read_prompts(Path(config.evaluation.prompts).expanduser())  # broken: said before training
     ids = np.asarray(info.empty_ids, np.int32)
-    networks = read("unet", remat=config.model.remat), read("vae"), read("text_encoder")
-    return _make(config, pretrained, *networks, info.image_size, ids)
+    read = functools.partial(diffusers_io.read_model, pretrained)
+    run = _make(config, pretrained, read, info.image_size, ids)
+    _ = run.source  # refused now, where it is of other networks
+    return run
 
 
 def plan_latents(config: Config) -> LatentRun:
@@ -199,39 +214,46 @@ def plan_latents(config: Config) -> LatentRun:
     Its networks are those of config.pretrained where that is a folder, and SD 2.1's elsewhere.
     """
     pretrained = Path(config.pretrained).expanduser()
-    options = {"dtype": common.require_dtype(config.model.dtype)}
+    if not config.dataset.image_size:
+        raise UsageError(
+            "--mode=plan reads no latents, and has to be told how large pictures are: set "
+            "dataset.image_size."
+        )
     if pretrained.is_dir():
-        make = functools.partial(diffusers_io.read_model, pretrained)
+        read = functools.partial(diffusers_io.read_model, pretrained)
     else:
-        make = lambda name, **options: diffusers_io.make_model(  # noqa: E731
+        read = lambda name, **options: diffusers_io.make_model(  # noqa: E731
             name, architectures.SD21[name], **options
         )
-    unet = make("unet", remat=config.model.remat, **options)
-    vae, text_encoder = make("vae", **options), make("text_encoder", **options)
-    ids = np.zeros(text_encoder.max_position_embeddings, np.int32)
-    return _make(config, pretrained, unet, vae, text_encoder, config.dataset.image_size, ids)
+    return _make(config, pretrained, read, config.dataset.image_size, None)
 
 
 def _make(
     config: Config,
     pretrained: Path,
-    unet: UNet2DCondition,
-    vae: AutoencoderKL,
-    text_encoder: TextEncoder,
+    read: Callable[..., Any],
     image_size: int,
-    empty_ids: np.ndarray,
+    empty_ids: np.ndarray | None,
 ) -> LatentRun:
+    """Args: read: a network by its name, for a dtype; empty_ids: None where they do not matter."""
     _require_no_image_settings(config)
     parts = common.common_parts(config)
+    dtype = common.require_dtype(config.model.dtype)
+    unet = read("unet", dtype=dtype, remat=config.model.remat)
+    # Decoded in float32 always: what is measured are its pictures.
+    vae, text_encoder = read("vae", dtype=jnp.float32), read("text_encoder", dtype=dtype)
+    ids = empty_ids
+    if ids is None:
+        ids = np.zeros(text_encoder.max_position_embeddings, np.int32)
     return LatentRun(
         **parts,
         model=unet,
-        objective=build_objective(config, parts["process"], unet, vae, text_encoder, empty_ids),
+        objective=build_objective(config, parts["process"], unet, vae, text_encoder, ids),
         pretrained=pretrained,
         vae=vae,
         text_encoder=text_encoder,
         image_size=image_size,
-        empty_ids=empty_ids,
+        empty_ids=ids,
     )
 
 
@@ -243,7 +265,7 @@ def build_objective(
     text_encoder: TextEncoder,
     empty_ids: np.ndarray,
 ) -> Objective:
-    """What the UNet learns: latents drawn from their moments, from captions, some of them hidden."""
+    """What the UNet learns: latents drawn from their moments, and captions, some of them hidden."""
 
     def network(
         params: Params, x_t: jax.Array, timestep: jax.Array, context: Any, dropout_keys: Any = None
@@ -302,4 +324,5 @@ def _require_same_folder(
 
 def _in_words(process: DiffusionProcess) -> str:
     end = "with" if process.zero_terminal_snr else "without"
-    return f"{process.prediction}-prediction on the {process.schedule} schedule {end} zero terminal SNR"
+    schedule = f"the {process.schedule} schedule {end} zero terminal SNR"
+    return f"{process.prediction}-prediction on {schedule}"

@@ -126,6 +126,18 @@ def evaluate(
     Raises: UsageError where a sample is not finite, or a label has no name.
     """
     samples, data = mean_brightness(images), mean_brightness(data_images)
+    yield from compare(samples, labels, data, data_labels, label_names, seed)
+
+
+def compare(
+    samples: np.ndarray,
+    labels: np.ndarray,
+    data: np.ndarray,
+    data_labels: np.ndarray,
+    label_names: Sequence[str],
+    seed: int = 0,
+) -> Iterator[tuple[str, Estimate]]:
+    """The same as `evaluate`, of the mean brightness of samples [n] and data [m]."""
     require_finite(samples)
     by_label = _split(samples, labels, len(label_names))
     data_by_label = _split(data, data_labels, len(label_names))

@@ -47,14 +47,21 @@ def evaluate(
     Raises: UsageError where a sample is not finite.
     """
     require_finite(images)
+    yield from compare(overexposed(images), contrast(images), contrast(data_images), seed)
+
+
+def compare(
+    shares: np.ndarray, contrasts: np.ndarray, data_contrasts: np.ndarray, seed: int = 0
+) -> Iterator[tuple[str, Estimate]]:
+    """The same as `evaluate`, of `overexposed` and `contrast` of samples [n] and data [m]."""
     rng = np.random.default_rng(seed)
-    of_data = float(np.mean(contrast(data_images)))
+    of_data = float(np.mean(data_contrasts))
 
     def over_data(groups: list[np.ndarray]) -> float | None:
         return float(np.mean(groups[0])) / of_data if of_data > SMALLEST_STD else None
 
     yield (
         "guided/overexposed",
-        bootstrap(lambda groups: float(np.mean(groups[0])), [overexposed(images)], rng),
+        bootstrap(lambda groups: float(np.mean(groups[0])), [shares], rng),
     )
-    yield "guided/contrast", bootstrap(over_data, [contrast(images)], rng)
+    yield "guided/contrast", bootstrap(over_data, [contrasts], rng)

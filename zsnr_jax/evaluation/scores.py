@@ -12,9 +12,18 @@ from zsnr_jax.evaluation import clip_score, fid, inception_score, weights
 from zsnr_jax.evaluation.networks import VARIANTS, Clip, Inception
 
 Estimates = dict[str, dict[str, Any]]
-_INCEPTION = "FID and Inception score: not measured; set evaluation.inception (README: Scores)."
-_FID = "FID: not measured; set evaluation.fid_statistics (README: Scores)."
-_CLIP = "CLIP score: not measured; set evaluation.clip and evaluation.prompts (README: Scores)."
+_INCEPTION = (
+    "FID and Inception score are not measured: set evaluation.inception to Inception's weights; "
+    f"{weights.HOW_TO_GET_INCEPTION}."
+)
+_FID = (
+    "FID is not measured: set evaluation.fid_statistics to what python -m zsnr_jax.evaluation.fid "
+    "makes of real images."
+)
+_CLIP = (
+    "The CLIP score is not measured: set evaluation.prompts, and evaluation.clip to a folder of "
+    "CLIP in transformers' format, as that of openai/clip-vit-large-patch14."
+)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -30,6 +30,9 @@ _CONVERT = (
     f'w = torch.load("{INCEPTION_PICKLE}", weights_only=True); '
     f'save_file({{k: x.contiguous() for k, x in w.items()}}, "{INCEPTION_FILE}")'
 )
+HOW_TO_GET_INCEPTION = (
+    f"download {_INCEPTION_URL}/{INCEPTION_PICKLE}, and convert it once by python -c '{_CONVERT}'"
+)
 _COUNTERS = "num_batches_tracked"  # of batch norms that are trained; no parameter
 _BUFFERS = ("position_ids", "logit_scale")  # of CLIP: 0, 1, ..; and what only its training needs
 
@@ -48,8 +51,7 @@ def load_inception(
         raise UsageError(f"FID variant {variant!r} is unknown: give {known}.")
     if file.suffix != ".safetensors" or not file.is_file():
         raise UsageError(
-            f"{file} is no safetensors file of Inception weights: download {_INCEPTION_URL}/"
-            f"{INCEPTION_PICKLE}, and convert it once by python -c '{_CONVERT}'"
+            f"{file} is no safetensors file of Inception weights: {HOW_TO_GET_INCEPTION}"
         )
     tensors = safetensors_files.load(file.parent, file.stem)
     tensors = {name: x for name, x in tensors.items() if not name.endswith(_COUNTERS)}

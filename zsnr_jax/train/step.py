@@ -169,11 +169,9 @@ def loss_and_grads(
 
     if accumulate == 1:
         return one(rows)
-    # Every so-manyth row, not neighbours: rows that lie on a device then stay there.
-    parts = jax.tree.map(lambda x: rearrange(x, "(b k) ... -> k b ...", k=accumulate), rows)
     zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), jax.eval_shape(one, rows))
     add = lambda total, part: (jax.tree.map(jnp.add, total, one(part)), None)  # noqa: E731
-    (((loss, by_level), grads), _) = jax.lax.scan(add, zeros, parts)
+    (((loss, by_level), grads), _) = jax.lax.scan(add, zeros, microbatches(rows, accumulate))
     mean = lambda total: jax.tree.map(lambda x: x / accumulate, total)  # noqa: E731
     return (mean(loss), by_level), mean(grads)
 
@@ -182,6 +180,7 @@ def make_probe(
     objective: Objective,
     seed: int,
     axis_name: str | None = None,
+    accumulate: int = 1,
     gather: Callable[[Any], Any] = lambda tree: tree,
 ) -> Callable[[TrainState, Batch], jax.Array]:
     """The mean loss of a batch if every row were at t = T, the level the fixes add.
@@ -189,20 +188,36 @@ def make_probe(
     Uniform levels meet T once in T rows: without the probe nobody would see it learnt. Conditions
     are never hidden; the noise is the probe's own, the same at every call of a step.
 
-    Args: axis_name, gather: as of `make_train_step`.
+    Args: axis_name, accumulate, gather: as of `make_train_step`.
     """
     key = randomness.purpose_key(seed, randomness.Purpose.PROBE)
 
     def probe(state: TrainState, batch: Batch) -> jax.Array:
-        row_keys = randomness.row_keys(key, state.step, batch["index"])
-        level = jnp.full(batch["index"].shape, objective.process.num_steps)
         params, frozen = gather((state.params, state.frozen))
-        condition = objective.encode(frozen, batch[objective.condition])
-        x0 = objective.clean(batch, jax.vmap(lambda key: jax.random.split(key)[1])(row_keys))
-        per_row = loss_at_level(objective, params, x0, condition, level, row_keys)
-        return per_row.mean() if axis_name is None else jax.lax.pmean(per_row.mean(), axis_name)
+
+        def one(rows: tuple[Batch, Any]) -> jax.Array:
+            batch, row_keys = rows
+            level = jnp.full(batch["index"].shape, objective.process.num_steps)
+            condition = objective.encode(frozen, batch[objective.condition])
+            x0 = objective.clean(batch, jax.vmap(lambda key: jax.random.split(key)[1])(row_keys))
+            return loss_at_level(objective, params, x0, condition, level, row_keys).mean()
+
+        rows = (batch, randomness.row_keys(key, state.step, batch["index"]))
+        if accumulate == 1:
+            loss = one(rows)
+        else:
+            loss = jax.lax.map(one, microbatches(rows, accumulate)).mean()
+        return loss if axis_name is None else jax.lax.pmean(loss, axis_name)
 
     return probe
+
+
+def microbatches(rows: Any, count: int) -> Any:
+    """[B, ...] -> [count, B / count, ...], on every leaf.
+
+    Every so-manyth row, not neighbours: rows that lie on a device then stay there.
+    """
+    return jax.tree.map(lambda x: rearrange(x, "(b k) ... -> k b ...", k=count), rows)
 
 
 def repeat_step(
