@@ -142,7 +142,6 @@ def test_a_topology_that_is_not_known_is_refused() -> None:
         planning.plan_run(small_images(**{"plan.topology": "v9:2x2"}))
 
 
-@pytest.mark.xfail(strict=True, reason="plan_run sets it for the whole process")
 def test_what_is_compiled_later_is_compiled_as_before(effort: float) -> None:
     with pytest.raises(UsageError):
         planning.plan_run(small_images(**{"train.accumulate": 3}))

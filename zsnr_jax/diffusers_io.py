@@ -196,7 +196,7 @@ def _sha256(path: Path) -> str:
 
 
 def _stale(source: Path, at: Path) -> list[str]:
-    """What a copy of the folder goes without: the UNet's old weights, also those in single files."""
+    """What a copy of the folder goes without: old weights of the UNet, alone or in one file."""
     patterns = {source / "unet": [f"{_KINDS['unet'].stem}*"], source: ["*.ckpt", "*.safetensors"]}
     return [path.name for pattern in patterns.get(at, []) for path in at.glob(pattern)]
 

@@ -107,7 +107,10 @@ class Placement:
         return jax.tree.map(lambda x: NamedSharding(self.mesh, self._sliced(x.shape)), state)
 
     def put(self, state: Any) -> Any:
-        """A state, equal on every host, where the steps return it."""
+        """A state, equal on every host, where the steps return it.
+
+        What lies on the devices of several hosts already, as a restored state, stays there.
+        """
         shardings = self.shardings(state)
         if num_hosts() == 1:
             return jax.device_put(state, shardings)
@@ -245,7 +248,7 @@ def make_placement(
 
     Args:
       mode: pmap or fsdp.
-      mesh: of fsdp, (replicas, shards): each replica of the state lies in as many slices. Empty:
+      mesh: of fsdp, (replicas, slices): each replica of the state lies in as many slices. Empty:
         as many slices as there are devices, but 64 at most, and as many replicas as that makes.
       devices: all of them, if None.
     Raises: UsageError for an unknown mode, or a mesh that is not of all devices.
@@ -259,11 +262,11 @@ def make_placement(
         )
     sizes = tuple(mesh) or _default_mesh(len(devices))
     if len(sizes) != 2 or min(sizes) < 1:
-        raise UsageError(f"parallel.mesh={sizes} must be (replicas, shards), or () for one.")
+        raise UsageError(f"parallel.mesh={sizes} must be (replicas, slices), or ().")
     if math.prod(sizes) != len(devices):
         raise UsageError(
             f"parallel.mesh={sizes} is of {math.prod(sizes)} devices, and there are "
-            f"{len(devices)}: make (replicas, shards) multiply to {len(devices)}, or set it to ()."
+            f"{len(devices)}: make (replicas, slices) multiply to {len(devices)}, or set it to ()."
         )
     return Placement(mode, Mesh(np.array(devices).reshape(sizes), (_REPLICA, _SHARD)))
 

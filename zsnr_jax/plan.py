@@ -322,6 +322,8 @@ def _remarks(plan: Plan) -> list[str]:
             if program.remedies:
                 lines.append("What would help: " + "; ".join(program.remedies) + ".")
         lines += [f"Of the {program.name}: {note}." for note in program.notes]
+    if len(plan.programs) > 1:
+        lines.append("Each program is counted by itself: while training goes on, its state stays.")
     if plan.chip is None:
         lines.append(f"{plan.target} is not in the table of chips: no times are estimated.")
     elif any(program.roofline for program in plan.programs):

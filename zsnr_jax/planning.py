@@ -1,5 +1,6 @@
 """The programs of a run, compiled for devices that need not be there, for `--mode=plan`."""
 
+import functools
 from typing import Any
 
 import jax
@@ -15,7 +16,7 @@ from zsnr_jax.train.step import repeat_step
 
 # Of XLA, for the program's speed. At the usual effort the full UNet compiles for over 25 minutes on
 # two cores, and for 4 at this one; what a run compiles may need a little less memory and time.
-_EFFORT = -1.0
+_OPTIONS: Any = {"exec_time_optimization_effort": -1.0}
 
 
 def plan_run(run: Run) -> plan.Plan:
@@ -27,7 +28,6 @@ def plan_run(run: Run) -> plan.Plan:
     target = chips.topology(name) if name else chips.present()
     placement = parallel.make_placement(**run.settings["parallel"], devices=target.devices)
     shapes = run.state_shapes()
-    jax.config.update("jax_exec_time_optimization_effort", _EFFORT)
     programs = [
         make(run, placement, target, shapes)
         for make in tqdm([_training, _sampling], desc="compiling", unit="program", leave=False)
@@ -60,7 +60,7 @@ def _training(run: Run, placement: parallel.Placement, target: Target, shapes: A
     lowered = placement.lower_step(step, shapes, batch_shapes(run))
     return plan.examine(
         "training step",
-        lowered.compile,
+        functools.partial(lowered.compile, _OPTIONS),
         target.chip,
         devices,
         runs=train["num_steps"] // train["steps_per_dispatch"],
@@ -88,7 +88,7 @@ def _sampling(run: Run, placement: parallel.Placement, target: Target, shapes: A
     lowered = placement.lower_draw(draw, shared, rows)
     return plan.examine(
         f"{size} guided samples",
-        lowered.compile,
+        functools.partial(lowered.compile, _OPTIONS),
         target.chip,
         devices,
         remedies=plan.sampling_remedies(

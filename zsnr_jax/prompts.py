@@ -20,7 +20,7 @@ def read_prompts(path: Path) -> list[Prompt]:
     Raises: UsageError where the file is missing, broken or empty, or a prompt is.
     """
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        lines = path.read_text(encoding="utf-8-sig").split("\n")
     except (OSError, ValueError) as error:
         raise UsageError(
             f"evaluation.prompts={path} cannot be read ({error}): give a .txt or .jsonl file."

@@ -55,7 +55,8 @@ def write_samples(run: LatentRun, params: Params, folder: Path) -> Drawn | None:
             parts.append((to_uint8(images), *measured))
     if not parts:
         return None
-    drawn = Drawn(*map(np.concatenate, zip(*parts)), [prompt.text for prompt in prompts])
+    pictures, *measured = (np.concatenate(part) for part in zip(*parts))
+    drawn = Drawn(pictures, *measured, captions=[prompt.text for prompt in prompts])
     folder.mkdir(exist_ok=True)
     plotting.save_image_grid(folder / "guided.png", drawn.pictures)
     if prompts:

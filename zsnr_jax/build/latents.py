@@ -20,6 +20,7 @@ from zsnr_jax.config import Config
 from zsnr_jax.data.latents import LatentSource, open_latents, tokenizer_digests, vae_digests
 from zsnr_jax.data.tokenizer import ClipTokenizer
 from zsnr_jax.errors import UsageError
+from zsnr_jax.evaluation import scores
 from zsnr_jax.generate import Generator
 from zsnr_jax.models.autoencoder import AutoencoderKL, sample_latents
 from zsnr_jax.models.sd_unet import UNet2DCondition
@@ -201,6 +202,9 @@ def build_latents(config: Config) -> LatentRun:
         )
     if config.evaluation.prompts:
         read_prompts(Path(config.evaluation.prompts).expanduser())  # broken: said before training
+    judges = (config.evaluation[name] for name in ("inception", "fid_statistics", "clip"))
+    if not all(Path(path).expanduser().exists() for path in judges if path):
+        scores.load(config.evaluation)  # says how to get what is missing, before training
     ids = np.asarray(info.empty_ids, np.int32)
     read = functools.partial(diffusers_io.read_model, pretrained)
     run = _make(config, pretrained, read, info.image_size, ids)

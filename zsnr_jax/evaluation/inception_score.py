@@ -15,8 +15,10 @@ from scipy.special import log_softmax, logsumexp
 
 from zsnr_jax.errors import UsageError
 
+SPLITS = 10  # parts, each of which has a score
 
-def inception_score(logits: np.ndarray, splits: int = 10) -> tuple[float, float]:
+
+def inception_score(logits: np.ndarray, splits: int = SPLITS) -> tuple[float, float]:
     """Mean and standard deviation of the score over parts of the images.
 
     Args: logits: [n, classes], without the bias of the last layer, as the source's code has them.

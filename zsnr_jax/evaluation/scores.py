@@ -54,7 +54,8 @@ class Judges:
             size = images.shape[1] if self.reference is None else self.reference.image_size
             fitted = np.stack([fit_image(image, size) for image in images])
             pool, logits = self.inception.features(fitted)
-            found |= inception_score.evaluate(logits)
+            if len(images) >= inception_score.SPLITS:  # each part needs a picture
+                found |= inception_score.evaluate(logits)
             if self.reference is not None:
                 of = self.inception
                 found |= fid.evaluate(pool, of.variant, of.sha256, self.reference)
