@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -9,9 +10,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from test_configs import recipe
 
-from zsnr_jax import architectures, diffusers_io, random_folder, safetensors_files
+from zsnr_jax import architectures, diffusers_io, modes, random_folder, safetensors_files
 from zsnr_jax.data import encode, scenes
+from zsnr_jax.errors import UsageError
 from zsnr_jax.files import read_rows
 
 ROOT = Path(__file__).parents[1]
@@ -126,23 +129,32 @@ def sentence(done: subprocess.CompletedProcess[str]) -> str:
 
 
 MISTAKES = {
-    "no latents": (["--config.dataset.latents="], "needs config.dataset.latents"),
-    "no such latents": (["--config.dataset.latents=/nowhere"], "/nowhere/dataset.json"),
-    "no such folder": (["--config.pretrained=/nowhere"], "/nowhere/model_index.json"),
-    "size": (["--config.dataset.image_size=64"], "are of 8 pixels: set it to 0"),
-    "mesh": (["--config.parallel.mode=fsdp", "--config.parallel.mesh=2,8"], "of 16 devices"),
-    "mesh of pmap": (["--config.parallel.mesh=1,4"], "is of fsdp"),
-    "mode": (["--config.parallel.mode=fdsp"], "choose pmap or fsdp"),
-    "accumulate": (["--config.train.accumulate=3"], "does not divide the 4 rows"),
-    "leak": (["--config.sampler.start=signal_leak"], "is of runs on images"),
-    "prompts": (["--config.evaluation.prompts=/nowhere.txt"], "/nowhere.txt cannot be read"),
-}  # fmt: skip
+    "no latents": ({"dataset.latents": ""}, "needs config.dataset.latents"),
+    "no such latents": ({"dataset.latents": "/nowhere"}, "/nowhere/dataset.json"),
+    "no such folder": ({"pretrained": "/nowhere"}, "/nowhere/model_index.json"),
+    "latents without a folder": ({"pretrained": ""}, "is of runs on latents"),
+    "size": ({"dataset.image_size": 64}, "are of 8 pixels: set it to 0"),
+    "mesh": ({"parallel.mode": "fsdp", "parallel.mesh": (2, 8)}, "of 16 devices"),
+    "mesh of pmap": ({"parallel.mesh": (1, 4)}, "is of fsdp"),
+    "mode": ({"parallel.mode": "fdsp"}, "choose pmap or fsdp"),
+    "accumulate": ({"train.accumulate": 3}, "does not divide the 16 rows"),
+    "leak": ({"sampler.start": "signal_leak"}, "is of runs on images"),
+    "prompts": ({"evaluation.prompts": "/nowhere.txt"}, "/nowhere.txt cannot be read"),
+    "inception": ({"evaluation.inception": "/nowhere"}, "convert it once by python -c"),
+    "clip": ({"evaluation.clip": "/nowhere"}, "there is no /nowhere/config.json"),
+}
 
 
 @pytest.mark.parametrize("mistake", MISTAKES)
-def test_a_mistake_costs_one_sentence(mistake: str, sd: Path, tmp_path: Path) -> None:
-    arguments, message = MISTAKES[mistake]
-    assert message in sentence(run(sd, tmp_path / "run", *arguments))
+def test_a_mistake_is_refused_before_anything_is_written(
+    mistake: str, sd: Path, tmp_path: Path
+) -> None:
+    settings, message = MISTAKES[mistake]
+    config = recipe("sd_tiny", "smoke")
+    folders = {"pretrained": str(sd / "tiny"), "dataset.latents": str(sd / "latents")}
+    config.update_from_flattened_dict(folders | settings)
+    with pytest.raises(UsageError, match=re.escape(message)):
+        modes.train(config, tmp_path / "run", "")
     assert not (tmp_path / "run").exists()
 
 
