@@ -20,7 +20,7 @@ hours for 50k steps; by pmap the state does not fit such a chip (`--mode=plan`; 
 4. Training. On a TPU pod, every host runs the same command; --workdir is one that all of them see:
      gcloud compute tpus tpu-vm ssh $NAME --zone=$ZONE --worker=all --command="cd zsnr_jax && python -m zsnr_jax.main --multihost --config=configs/sd21_zsnr.py --config.pretrained=/mnt/sd21-base --config.dataset.latents=/mnt/laion-latents --workdir=/mnt/runs/sd21_zsnr"
    On GPUs by SLURM, a task for each GPU (8 nodes of 8; batch 2048 is 32 a GPU, taken in 4 parts):
-     srun --nodes=8 --ntasks-per-node=8 --gpus-per-node=8 python -m zsnr_jax.main --multihost --config=configs/sd21_zsnr.py --config.parallel.mesh=8,8 --config.train.accumulate=4 ... as above
+     srun --nodes=8 --ntasks-per-node=8 --gpus-per-node=8 python -m zsnr_jax.main --multihost --config=configs/sd21_zsnr.py --config.parallel.mesh=8,8 --config.train.accumulate=4 --config.pretrained=/mnt/sd21-base --config.dataset.latents=/mnt/laion-latents --workdir=/mnt/runs/sd21_zsnr
    On one host of 8 GPUs, without --multihost: --config.train.accumulate=16
    --config.evaluation.batch_size=64 (16 rows of a GPU at a time; not tried).
 5. For torch users: --mode=export writes WORKDIR/diffusers, with the scheduler set right.

@@ -49,11 +49,11 @@ REFUSED = {
     ),
     "some of the devices": (
         ("fsdp", (1, 4)),
-        r"parallel.mesh=\(1, 4\) is of 4 devices, and there are 8: make \(replicas, shards\) "
+        r"parallel.mesh=\(1, 4\) is of 4 devices, and there are 8: make \(replicas, slices\) "
         r"multiply to 8, or set it to \(\)\.",
     ),
     "too many": (("fsdp", [4, 4]), r"parallel.mesh=\(4, 4\) is of 16 devices, and there are 8"),
-    "one number": (("fsdp", (8,)), r"parallel.mesh=\(8,\) must be \(replicas, shards\)"),
+    "one number": (("fsdp", (8,)), r"parallel.mesh=\(8,\) must be \(replicas, slices\)"),
     "three numbers": (("fsdp", (2, 2, 2)), r"parallel.mesh=\(2, 2, 2\) must be \(replicas"),
     "zero": (("fsdp", (0, 8)), r"parallel.mesh=\(0, 8\) must be"),
     "below zero": (("fsdp", (-2, -4)), r"parallel.mesh=\(-2, -4\) must be"),

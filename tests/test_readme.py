@@ -22,7 +22,7 @@ README = (ROOT / "README.md").read_text()
 def _commands(text: str) -> list[list[str]]:
     """All `python -m module ...` commands of a text, in words."""
     joined = text.replace("\\\n", " ")
-    found = re.findall(r"python -m ((?:zsnr_jax|experiments)\.\w+ [^\n`&|]+)", joined)
+    found = re.findall(r"python -m ((?:zsnr_jax|experiments)\.[\w.]+ [^\n`&|\"]+)", joined)
     return [shlex.split(command) for command in found]
 
 
@@ -40,6 +40,7 @@ def test_a_command_names_what_there_is(command: list[str]) -> None:
     assert hasattr(imported, "main") or hasattr(imported, "EXPERIMENT")
     if module != "zsnr_jax.main" or arguments == ["--help"]:
         return
+    arguments = [argument for argument in arguments if argument != "--multihost"]
     flags = dict(argument.removeprefix("--").split("=", 1) for argument in arguments)
     file, _, variants = flags.pop("config").partition(":")
     assert (ROOT / file).exists()
