@@ -33,7 +33,7 @@ smoke:  ## the main path of every recipe that runs on a laptop, and every traine
 	$(PYTHON) -m zsnr_jax.report $(SMOKE)/claims
 
 plan:  ## what compiles for a TPU that is not there, by the `tpu` extra
-	$(PYTHON) -m pytest tests/test_chips.py tests/test_hlo.py tests/test_plan.py
+	JAX_PLATFORMS=cpu $(PYTHON) -m pytest tests/test_chips.py tests/test_hlo.py tests/test_plan.py
 	rm -rf $(SD) && $(PYTHON) -m zsnr_jax.random_folder --out=$(SD)/tiny
 	JAX_PLATFORMS=cpu $(PYTHON) -m zsnr_jax.main $(TINY) --config.dataset.image_size=32 --config.parallel.mode=fsdp --workdir=$(SD)/plan --mode=plan --config.plan.topology=v5e:4x4
 
