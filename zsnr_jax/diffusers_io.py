@@ -9,7 +9,6 @@ written back has the names, shapes and dtypes that were read, and every other fi
 it was, but for the scheduler, which tells the process that the network now belongs to.
 """
 
-import hashlib
 import json
 import shutil
 from collections.abc import Callable, Mapping
@@ -150,7 +149,11 @@ def read_network(path: Path, name: str, **options: Any) -> Network:
 def digests(path: Path) -> dict[str, str]:
     """The sha256 of each weight file that is read of a folder, by its place in it."""
     read = (safetensors_files.paths(path / name, kind.stem) for name, kind in _KINDS.items())
-    return {str(file.relative_to(path)): _sha256(file) for files in read for file in files}
+    return {
+        str(file.relative_to(path)): safetensors_files.sha256(file)
+        for files in read
+        for file in files
+    }
 
 
 def write(
@@ -188,11 +191,6 @@ def write_network(network: Network, out: Path, stem: str, params: Mapping[str, A
     old = {new: key for key, new in network.old_names.items()}
     tensors = {old.get(name, name): x for name, x in torch_weights.to_torch(as_read).items()}
     safetensors_files.save(out, stem, tensors | network.buffers)
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _stale(source: Path, at: Path) -> list[str]:

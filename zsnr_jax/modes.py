@@ -37,8 +37,8 @@ def train(config: Config, workdir: Path, command: str) -> None:
         first = int(state.step)
         if first:
             _say(f"Going on from step {first} of {run.loop.num_steps} in {workdir}.")
-        elif isinstance(run, LatentRun) and run.told():
-            _say(run.told())
+        else:
+            _warn(run)
         if first < run.loop.num_steps:
             state = _train(run, state, checkpoints, workdir)
     seconds = time.perf_counter() - start if first == 0 else None  # not of a part of the run
@@ -74,8 +74,7 @@ def import_weights(config: Config, workdir: Path, command: str) -> None:
                 f"{workdir} holds checkpoint {step} already: choose another --workdir."
             )
         checkpoints.save(0, _fresh(run), run.record)
-    if isinstance(run, LatentRun) and run.told():
-        _say(run.told())
+    _warn(run)
     _say(f"Imported into {workdir}: --mode=train goes on from there.")
 
 
@@ -94,8 +93,8 @@ def export(config: Config, workdir: Path, command: str) -> None:
 def plan(config: Config, workdir: Path, command: str) -> None:
     """Compile the run's programs for config.plan.topology, and tell what a step costs there.
 
-    The table is printed and the same written to plan.json. Nothing is trained or drawn; neither
-    weights nor data need be there.
+    The table is printed and the same written to plan.json. Nothing is trained or drawn; a run on
+    latents needs neither weights nor data there.
     """
     del command
     found = planning.plan_run(build.plan(config))
@@ -183,6 +182,12 @@ def _build_to_train(config: Config) -> Run:
 def _say(text: str) -> None:
     if parallel.is_first_host():
         print(text)
+
+
+def _warn(run: Run) -> None:
+    """Tell what a fine-tuned network was not trained for, where there is such."""
+    if isinstance(run, LatentRun) and (told := run.told()):
+        _say(told)
 
 
 def _claim(workdir: Path, run: Run) -> None:

@@ -56,14 +56,14 @@ class Program:
     name: str
     runs: int | None  # how often it is to be run in all
     compile_seconds: float
-    memory: hlo.Memory | None  # None where it did not fit, or the backend does not tell
-    shortage: hlo.Shortage | None  # where it does not fit
-    flops: float | None
-    bytes_moved: float | None  # read from and written to memory
-    traffic: tuple[hlo.Traffic, ...]
-    roofline: Roofline | None  # None where the chip is not known
-    notes: tuple[str, ...]
     remedies: tuple[str, ...]  # if it does not fit
+    memory: hlo.Memory | None = None  # None where it did not fit, or the backend does not tell
+    shortage: hlo.Shortage | None = None  # where it does not fit
+    flops: float | None = None
+    bytes_moved: float | None = None  # read from and written to memory
+    traffic: tuple[hlo.Traffic, ...] = ()
+    roofline: Roofline | None = None  # None where the chip is not known
+    notes: tuple[str, ...] = ()
 
     @property
     def fits(self) -> bool:
@@ -126,7 +126,7 @@ def examine(
         shortage = hlo.read_shortage(str(error))
         if shortage is None:
             raise
-        return _refused(name, runs, time.perf_counter() - start, shortage, tuple(remedies))
+        return Program(name, runs, time.perf_counter() - start, tuple(remedies), shortage=shortage)
     seconds = time.perf_counter() - start
     memory, work = hlo.read_memory(compiled), hlo.read_work(compiled.as_text() or "", num_devices)
     flops, moved = hlo.read_costs(compiled)
@@ -138,6 +138,7 @@ def examine(
         name=name,
         runs=runs,
         compile_seconds=seconds,
+        remedies=tuple(remedies),
         memory=memory,
         shortage=shortage,
         flops=flops,
@@ -145,7 +146,6 @@ def examine(
         traffic=work.traffic,
         roofline=None if chip is None else roofline(chip, flops, moved, work.traffic),
         notes=work.notes,
-        remedies=tuple(remedies),
     )
 
 
@@ -220,29 +220,6 @@ def table(plan: Plan) -> str:
         for label, cells in rows
     ]
     return "\n".join([*_head(plan), *lines, *_remarks(plan)])
-
-
-def _refused(
-    name: str,
-    runs: int | None,
-    seconds: float,
-    shortage: hlo.Shortage,
-    remedies: tuple[str, ...],
-) -> Program:
-    """What is known of a program that the compiler refused."""
-    return Program(
-        name=name,
-        runs=runs,
-        compile_seconds=seconds,
-        memory=None,
-        shortage=shortage,
-        flops=None,
-        bytes_moved=None,
-        traffic=(),
-        roofline=None,
-        notes=(),
-        remedies=remedies,
-    )
 
 
 def _head(plan: Plan) -> list[str]:

@@ -7,6 +7,7 @@
 Pickles (.bin, .ckpt, .pth) can run any code when they are read, and are never read here.
 """
 
+import hashlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -43,6 +44,12 @@ def paths(folder: Path, stem: str) -> list[Path]:
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise UsageError(f"{index} cannot be read ({error}): copy it again.") from error
     return [folder / name for name in names]
+
+
+def sha256(file: Path) -> str:
+    """The hexadecimal digest of a file's bytes."""
+    with file.open("rb") as content:
+        return hashlib.file_digest(content, "sha256").hexdigest()
 
 
 def save(folder: Path, stem: str, tensors: Mapping[str, np.ndarray]) -> None:

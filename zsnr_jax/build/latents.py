@@ -17,7 +17,13 @@ import numpy as np
 from zsnr_jax import architectures, data, diffusers_io, parallel
 from zsnr_jax.build import common
 from zsnr_jax.config import Config
-from zsnr_jax.data.latents import LatentSource, open_latents, tokenizer_digests, vae_digests
+from zsnr_jax.data.latents import (
+    LatentInfo,
+    LatentSource,
+    open_latents,
+    tokenizer_digests,
+    vae_digests,
+)
 from zsnr_jax.data.tokenizer import ClipTokenizer
 from zsnr_jax.errors import UsageError
 from zsnr_jax.evaluation import scores
@@ -193,7 +199,7 @@ def build_latents(config: Config) -> LatentRun:
         )
     pretrained = Path(config.pretrained).expanduser()
     diffusers_io.read_scheduler(pretrained)
-    info = open_latents(config.dataset.latents).info
+    info = LatentInfo.read(Path(config.dataset.latents).expanduser())
     if config.dataset.image_size not in (0, info.image_size):
         raise UsageError(
             f"dataset.image_size={config.dataset.image_size}, and dataset.latents="

@@ -23,7 +23,8 @@ Batch = dict[str, Any]  # arrays; scalars in it while it is still one row
 
 
 class Examples(Protocol):
-    """Random access to {"image": uint8 [h, w, c], "label": integer}. Source is one."""
+    """Random access to rows: of images, {"image": uint8 [h, w, c], "label": integer}, as Source
+    is; of latents, {"moments", "ids"}, as LatentSource is."""
 
     def __len__(self) -> int: ...
 

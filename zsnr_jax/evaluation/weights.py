@@ -3,7 +3,6 @@
 Nothing is downloaded, and no pickle is read: it could run any code.
 """
 
-import hashlib
 import json
 import os
 from collections.abc import Callable, Mapping
@@ -57,7 +56,7 @@ def load_inception(
     tensors = {name: x for name, x in tensors.items() if not name.endswith(_COUNTERS)}
     inputs = jax.ShapeDtypeStruct((1, SIZE, SIZE, 3), jnp.uint8)
     params = _params(InceptionV3().init, (inputs,), tensors, file)
-    return Inception(params, variant, _sha256(file), batch_size)
+    return Inception(params, variant, safetensors_files.sha256(file), batch_size)
 
 
 def load_clip(folder: str | os.PathLike[str], batch_size: int = 64) -> Clip:
@@ -88,7 +87,8 @@ def load_clip(folder: str | os.PathLike[str], batch_size: int = 64) -> Clip:
         jax.ShapeDtypeStruct((1, tokenizer.length), jnp.int32),
     )
     params = _params(model.init, inputs, tensors, file)
-    return Clip(model, params, tokenizer, _name(place), _sha256(file), batch_size)
+    sha256 = safetensors_files.sha256(file)
+    return Clip(model, params, tokenizer, _name(place), sha256, batch_size)
 
 
 def _params(
@@ -138,8 +138,3 @@ def _name(place: Path) -> str:
     if place.parent.name == "snapshots":  # models--OWNER--NAME/snapshots/REVISION
         return place.parents[1].name.split("--")[-1]
     return place.name
-
-
-def _sha256(file: Path) -> str:
-    with file.open("rb") as content:
-        return hashlib.file_digest(content, "sha256").hexdigest()

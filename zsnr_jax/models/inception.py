@@ -47,14 +47,11 @@ class InceptionV3(nn.Module):
 
     @nn.compact
     def __call__(self, images: jax.Array) -> Features:
-        """Resize to 299 x 299 where they are not, bilinearly without antialiasing, and run.
+        """`prepare` and run.
 
         Args: images: [B, H, W, 3], uint8 in 0..255 or floats in [-1, 1].
         """
-        x = images.astype(jnp.float32)
-        x = x / 127.5 - 1 if images.dtype == jnp.uint8 else x
-        # Half-pixel centres: what torch calls align_corners=False.
-        x = jax.image.resize(x, (len(x), SIZE, SIZE, 3), "linear", antialias=False)
+        x = prepare(images)
         x = _halve(x, ("Conv2d_1a_3x3", 32, 3))
         x = _convolve(x, ("Conv2d_2a_3x3", 32, 3), padding="VALID")
         x = _convolve(x, ("Conv2d_2b_3x3", 64, 3))
