@@ -1,65 +1,121 @@
-"""Checkpoints of a run: state, and the record of what it belongs to, by Orbax.
+"""Checkpoints of a run that can be trusted: state, and the record of what it belongs to, by Orbax.
 
-Beside the arrays each checkpoint holds a JSON record: the diffusion process, the network's sizes
-and the fingerprint of the data. A run continues, and a sample is drawn, only where they agree.
+Beside the arrays each checkpoint holds a JSON record: the diffusion process, the network's sizes,
+the fingerprint of the data, the progress of the log, and the digest of every array. A run goes on,
+and a sample is drawn, only where all agree. Orbax names a checkpoint once it is whole; what damages
+it afterwards, a disk or a hand, the digests tell.
+
+The folder:  STEP/  whole checkpoints;  *.orbax-checkpoint-tmp*  what a kill left, and is removed.
+Beside it:   damaged/STEP  what was found damaged, which nothing here ever deletes.
 """
 
 import dataclasses
+import hashlib
+import json
 import re
+import shutil
 from pathlib import Path
 from typing import Any
 
 import jax
 import orbax.checkpoint as ocp
 
-from zsnr_jax.errors import UsageError
+from zsnr_jax import digests
+from zsnr_jax.errors import DamagedError, NotSavedError, UsageError
 from zsnr_jax.train.state import TrainState
 
-FORMAT = 1  # of the record and of the tree of arrays; another one is refused, not guessed at
+FORMAT = 2  # of the record and of the tree of arrays
+_WITHOUT_DIGESTS = 1  # the format before: read, and not verified
+_SPARE = 1.1  # free space asked for, in sizes of the state
 
 
 class Checkpoints:
     """The checkpoints in one folder. Saving goes on in the background until `close`."""
 
-    def __init__(self, folder: Path, keep: int = 1, read_only: bool = False):
-        """keep: how many of the newest stay; read_only: change nothing, not even stray files."""
-        self._folder = folder
-        self._manager = ocp.CheckpointManager(
-            folder.absolute(),
-            options=ocp.CheckpointManagerOptions(
-                max_to_keep=keep,
-                enable_async_checkpointing=not read_only,
-                cleanup_tmp_directories=not read_only,
-                create=not read_only,
-                read_only=read_only,
-            ),
+    def __init__(
+        self, folder: Path, keep: int = 1, keep_every: int = 0, read_only: bool = False
+    ) -> None:
+        """Args: keep: how many of the newest stay; keep_every: of which steps all stay as well, 0
+        of none; read_only: change nothing, not even stray files.
+        """
+        self._folder, self._read_only = folder, read_only
+        self._options = ocp.CheckpointManagerOptions(
+            max_to_keep=keep,
+            keep_period=keep_every or None,
+            enable_async_checkpointing=not read_only,
+            cleanup_tmp_directories=not read_only,
+            create=not read_only,
+            read_only=read_only,
         )
+        self._manager = self._open()
+        self._saving: int | None = None  # the step that is written in the background, if any
+
+    def steps(self) -> list[int]:
+        """The steps of the complete checkpoints, newest first."""
+        return sorted(self._manager.all_steps(read=True), reverse=True)
 
     def latest_step(self) -> int | None:
         """The step of the newest complete checkpoint; None where there is none."""
-        return self._manager.latest_step()
+        return next(iter(self.steps()), None)
 
     def save(self, step: int, state: TrainState, record: dict[str, Any]) -> None:
         """Copy the state, but for what is frozen, to the host; write it in the background.
 
-        An error of an earlier save is raised here, or by `check` or `close`: never swallowed.
+        Raises: NotSavedError where this or an earlier save failed; another may be tried.
         """
+        tree = _without_frozen(state)
+        self._require_space(step, tree)
+        record = {"format": FORMAT, **record, "digests": digests.of_tree(tree)}
         args = ocp.args.Composite(
-            state=ocp.args.StandardSave(_without_frozen(state)),
-            record=ocp.args.JsonSave({"format": FORMAT, **record}),
+            state=ocp.args.StandardSave(tree),
+            record=ocp.args.JsonSave(record | {"sha256": _sha256(record)}),
         )
-        if not self._manager.save(step, args=args, force=True):
-            raise RuntimeError(f"Orbax did not save step {step} in {self._folder}.")
+        try:
+            self._manager.wait_until_finished()  # the error of an earlier save is its own
+            self._saving = step
+            saved = self._manager.save(step, args=args, force=True)
+        except Exception as error:  # of many types, Orbax's and TensorStore's
+            self._give_up(error)
+        if not saved:
+            raise NotSavedError(f"checkpoint {step} was not saved: {self._folder} has later ones.")
+
+    def check(self) -> None:
+        """Raise the error of a save that failed in the background: NotSavedError, once."""
+        try:
+            self._manager.check_for_errors()
+        except Exception as error:  # as in `save`
+            self._give_up(error)
+
+    def wait(self) -> None:
+        """Wait until all is written. Raises: NotSavedError where that failed."""
+        try:
+            self._manager.wait_until_finished()
+        except Exception as error:  # as in `save`
+            self._give_up(error)
+
+    def close(self) -> None:
+        """`wait`, and end."""
+        self.wait()
+        self._manager.close()
 
     def record(self, step: int) -> dict[str, Any]:
-        """Read the record of a checkpoint. Raises: UsageError where it is damaged or too new."""
+        """Read the record of a checkpoint.
+
+        Raises: DamagedError where it is not as it was written; UsageError where its format is of
+          another version.
+        """
         args = ocp.args.Composite(record=ocp.args.JsonRestore())
         record = self._restore(step, args).record
-        if record.get("format") != FORMAT:
+        version = record.get("format") if isinstance(record, dict) else None
+        if version == _WITHOUT_DIGESTS:
+            return record
+        if version != FORMAT:
             raise UsageError(
-                f"checkpoint {step} in {self._folder} has format {record.get('format')}, and this "
-                f"version of zsnr_jax reads {FORMAT}: use the version that wrote it."
+                f"checkpoint {step} in {self._folder} has format {version}, and this version of "
+                f"zsnr_jax reads {_WITHOUT_DIGESTS} and {FORMAT}: use the version that wrote it."
             )
+        if record.pop("sha256", None) != _sha256(record):
+            raise self._damaged(step, "its record is not as it was written")
         return record
 
     def restore(self, step: int, like: TrainState, shardings: TrainState) -> TrainState:
@@ -67,39 +123,82 @@ class Checkpoints:
 
         Args: like: of the shapes and dtypes; shardings: of every array, on the devices of now;
           those that wrote it do not matter.
-        Raises: UsageError where a file is damaged or an array does not fit.
+        Raises: DamagedError where a file is damaged, or an array is not as it was written.
         """
+        expected = self.record(step).get("digests")
         shapes = jax.tree.map(
             lambda x, sharding: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding),
             _without_frozen(like),
             _without_frozen(shardings),
         )
         args = ocp.args.Composite(state=ocp.args.StandardRestore(shapes))
-        return TrainState(**self._restore(step, args).state)
+        tree = self._restore(step, args).state
+        if expected is not None:
+            wrong = digests.differing(digests.of_tree(tree), expected)
+            if wrong:
+                reason = f"{wrong[0]} is not as it was written"
+                more = f", and {len(wrong) - 1} more arrays" if len(wrong) > 1 else ""
+                raise self._damaged(step, reason + more)
+        return TrainState(**tree)
 
-    def check(self) -> None:
-        """Raise the error of a save that failed in the background."""
-        self._manager.check_for_errors()
+    def set_aside(self, step: int) -> Path | None:
+        """Move a damaged checkpoint out of the way, where it can be looked at.
 
-    def close(self) -> None:
-        """Wait until all is written."""
-        self._manager.wait_until_finished()
-        self._manager.close()
+        Returns: whereto; None where nothing may be changed, and it stays.
+        """
+        if self._read_only:
+            return None
+        shelf = self._folder.parent / "damaged"
+        shelf.mkdir(exist_ok=True)
+        taken = len(list(shelf.glob(f"{step}*")))
+        place = shelf / (f"{step}-{taken + 1}" if taken else str(step))
+        shutil.move(self._folder / str(step), place)
+        self._manager.reload()
+        return place
+
+    def _open(self) -> ocp.CheckpointManager:
+        return ocp.CheckpointManager(self._folder.absolute(), options=self._options)
 
     def _restore(self, step: int, args: ocp.args.Composite) -> Any:
         try:
             return self._manager.restore(step, args=args)
         except Exception as error:  # Orbax and TensorStore raise many types for a damaged file
-            raise UsageError(
-                f"checkpoint {step} in {self._folder} cannot be read ({_first_line(error)}): move "
-                f"{self._folder / str(step)} away to go on from the one before, or start over in "
-                "another --workdir."
-            ) from error
+            raise self._damaged(step, _first_line(error)) from error
+
+    def _damaged(self, step: int, reason: str) -> DamagedError:
+        return DamagedError(f"checkpoint {step} in {self._folder} is damaged ({reason})")
+
+    def _require_space(self, step: int, tree: Any) -> None:
+        """Refuse to begin what the disk has no room for: half of it would fill the rest."""
+        needed = _SPARE * sum(x.nbytes for x in jax.tree.leaves(tree))
+        free = shutil.disk_usage(self._folder).free
+        if free < needed:
+            raise NotSavedError(
+                f"checkpoint {step} was not saved, since {self._folder} has {free / 1e9:.2f} GB "
+                f"free and it takes {needed / 1e9:.2f} GB: make room there."
+            )
+
+    def _give_up(self, error: Exception) -> None:
+        """Forget the save that failed, remove what it left, and tell of it.
+
+        Orbax would list its step as saved, and refuse to save it again.
+        """
+        step, self._saving = self._saving, None
+        self._manager.close()
+        self._manager = self._open()
+        raise NotSavedError(
+            f"checkpoint {step} was not saved to {self._folder} ({_first_line(error)}): make room "
+            "there, or make it writable."
+        ) from error
 
 
 def _without_frozen(state: TrainState) -> dict[str, Any]:
     fields = (field.name for field in dataclasses.fields(state))
     return {name: getattr(state, name) for name in fields if name != "frozen"}
+
+
+def _sha256(record: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(record, sort_keys=True).encode()).hexdigest()
 
 
 def _first_line(error: Exception) -> str:

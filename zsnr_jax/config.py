@@ -84,6 +84,8 @@ def default_config() -> Config:
     config.train.sample_every = 0  # steps between grids of samples (the end has its own); 0: none
     config.train.save_every = 5_000  # steps; a checkpoint is also written at the end
     config.train.keep = 3  # checkpoints kept, the newest
+    config.train.keep_every = 0  # and those of every so many steps, for good; 0: none
+    config.train.max_skipped = 10  # steps in a row that may be skipped since they are not finite
 
     config.sampler = ConfigDict()
     # ddim | ddpm | euler | euler_ancestral | heun | dpmpp_2m | dpmpp_2m_sde
@@ -120,6 +122,7 @@ def default_config() -> Config:
     config.parallel = ConfigDict()
     config.parallel.mode = "pmap"  # pmap: the state whole on every device | fsdp: in slices
     config.parallel.mesh = ()  # of fsdp, (replicas, slices) of all devices; (): 64 slices or less
+    config.parallel.heartbeat = 100  # seconds of silence after which a host counts as lost
 
     config.plan = ConfigDict()
     config.plan.topology = ""  # of --mode=plan: a TPU as v5e:4x4; empty: the devices there are
@@ -128,8 +131,8 @@ def default_config() -> Config:
 
 # What may differ when a run is resumed or sampled: it changes no parameter of the network.
 MAY_CHANGE = ("sampler", "evaluation", "parallel", "plan", "train.accumulate", "train.log_every",
-              "train.sample_every", "train.save_every", "train.keep", "dataset.data_dir",
-              "model.remat")  # fmt: skip
+              "train.sample_every", "train.save_every", "train.keep", "train.max_skipped",
+              "dataset.data_dir", "model.remat")  # fmt: skip
 # Folders may move, once training has begun: a checkpoint's record says what they held.
 _MAY_MOVE = ("pretrained", "dataset.latents")
 
@@ -258,11 +261,12 @@ def validate(config: Config) -> None:
 _AT_LEAST_1 = (
     "train.num_steps", "train.steps_per_dispatch", "train.accumulate", "train.log_every",
     "train.save_every", "train.keep", "dataset.batch_size", "evaluation.num_samples",
-    "evaluation.batch_size", "model.patch_size", "model.num_res_blocks", "model.head_dim",
+    "evaluation.batch_size", "parallel.heartbeat", "model.patch_size", "model.num_res_blocks",
+    "model.head_dim",
 )  # fmt: skip
 _AT_LEAST_0 = (
-    "train.sample_every", "dataset.image_size", "optimizer.clip_norm", "optimizer.weight_decay",
-    "optimizer.learning_rate", "loss.offset_noise",
+    "train.sample_every", "train.keep_every", "train.max_skipped", "dataset.image_size",
+    "optimizer.clip_norm", "optimizer.weight_decay", "optimizer.learning_rate", "loss.offset_noise",
     "sampler.projected.norm_threshold",
 )  # fmt: skip
 _SHARES = (
@@ -301,5 +305,6 @@ def require_same_run(saved: Mapping[str, Any], current: Mapping[str, Any], where
             continue
         raise UsageError(
             f"{where} holds a different run, with {name}={saved.get(name)!r} where this one has "
-            f"{current.get(name)!r}: choose another --workdir, or set it back."
+            f"{current.get(name)!r}: choose another --workdir, or set it back (only "
+            f"{', '.join(MAY_CHANGE)} may change)."
         )

@@ -12,8 +12,11 @@ from zsnr_jax.errors import UsageError
 def write_text(path: Path, text: str) -> None:
     """Write a file at once: a kill leaves the old one or the new one, never half of it."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    temporary.write_text(text, encoding="utf-8")
-    temporary.replace(path)
+    try:
+        temporary.write_text(text, encoding="utf-8")
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)  # of a full disk, say
 
 
 def read_rows(path: Path) -> list[dict[str, Any]]:

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from tqdm import tqdm
 
-from zsnr_jax import parallel, predictions, randomness, samplers, signal_leak
+from zsnr_jax import parallel, predictions, preemption, randomness, samplers, signal_leak
 from zsnr_jax.guidance import ConditionalNetwork
 from zsnr_jax.predictions import StatefulDenoise
 from zsnr_jax.process import DiffusionProcess
@@ -113,6 +113,8 @@ class Generator:
         quiet = not parallel.is_first_host()
         starts = range(0, len(order), size)
         for i in tqdm(starts, desc="sampling", unit="batch", leave=False, disable=quiet):
+            if i:  # not before the first: training draws one batch, and ends where it can save
+                preemption.check("sampling")
             batch = jax.tree.map(lambda x: x[i : i + size], rows)  # noqa: B023
             yield draw(shared, batch)[: n - i]
 

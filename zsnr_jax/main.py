@@ -11,6 +11,7 @@ Every setting can be given on the command line, as in --config.sampler.num_steps
 stopped goes on when its command is repeated.
 """
 
+import errno
 import os
 import re
 import shlex
@@ -22,9 +23,12 @@ from pathlib import Path
 from absl import app, flags, logging
 from ml_collections import config_flags
 
-from zsnr_jax.errors import UsageError
+from zsnr_jax import preemption
+from zsnr_jax.errors import Preempted, UsageError
 
 MODES = ("train", "eval", "sample", "plan", "import", "export")
+
+_OF_DISKS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG, errno.EACCES)
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "The recipe: configs/FILE.py[:variant].")
 _WORKDIR = flags.DEFINE_string("workdir", None, "The folder of this run; made if missing.")
@@ -49,12 +53,14 @@ def parse_flags(argv: Sequence[str]) -> list[str]:
 
 def main(argv: Sequence[str]) -> None:
     """Dispatch on --mode. Imports come late, so that --help is quick."""
+    preemption.listen()
     from zsnr_jax import modes, parallel
 
     logging.set_verbosity(logging.ERROR)  # Orbax tells of every file, and warns of its defaults
     warnings.formatwarning = lambda message, *_: f"warning: {message}\n"
     if _MULTIHOST.value:
-        parallel.start_hosts()
+        parallel.start_hosts(_CONFIG.value.parallel.heartbeat)
+        preemption.listen_on_all_hosts()
     command = shlex.join(["python", "-m", "zsnr_jax.main", *sys.argv[1:]])
     run_mode = {
         "train": modes.train,
@@ -64,7 +70,8 @@ def main(argv: Sequence[str]) -> None:
         "import": modes.import_weights,
         "export": modes.export,
     }[_MODE.value]
-    run_mode(_CONFIG.value, Path(str(_WORKDIR.value)), command)
+    with parallel.hosts_may_be_lost():
+        run_mode(_CONFIG.value, Path(str(_WORKDIR.value)), command)
 
 
 def _sentence(error: Exception) -> str:
@@ -82,10 +89,29 @@ def _sentence(error: Exception) -> str:
     return " ".join(text.split())
 
 
+def _last_words(error: Exception) -> tuple[str, int]:
+    """What is printed of an error, in one sentence, and the code to exit with."""
+    if isinstance(error, Preempted):
+        return f"stopped by {error}. Repeat the command to go on.", error.exit_code
+    if isinstance(error, UsageError):
+        return f"error: {error}", error.exit_code
+    if isinstance(error, OSError) and error.errno in _OF_DISKS:
+        where = f" of {error.filename}" if error.filename else ""
+        return (
+            f"error: the disk{where} refuses to be written to ({error.strerror}): make room, or "
+            "choose another --workdir, and repeat the command.",
+            UsageError.exit_code,
+        )
+    raise error
+
+
 if __name__ == "__main__":
     try:
         app.run(main, flags_parser=parse_flags)
-    except UsageError as error:
+    except (UsageError, Preempted, OSError) as error:
+        told, code = _last_words(error)
         sys.stdout.flush()
-        print(f"error: {error}", file=sys.stderr, flush=True)
-        os._exit(1)  # reads that Orbax gave up on would have their threads complain after this
+        print(told, file=sys.stderr, flush=True)
+        if isinstance(error, Preempted):
+            sys.exit(code)  # hosts that end together say good-bye to each other
+        os._exit(code)  # reads that Orbax gave up on would have their threads complain after this

@@ -1,6 +1,7 @@
-"""What a run reports while it trains: metrics.jsonl, the record, and TensorBoard, for the eye."""
+"""What a run reports while it trains: lines of JSON, the record, and TensorBoard, for the eye."""
 
 import json
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -11,28 +12,74 @@ from zsnr_jax import files
 
 
 class MetricsWriter:
-    """Appends rows to WORKDIR/metrics.jsonl and to TensorBoard files in WORKDIR/tensorboard."""
+    """Appends to WORKDIR/metrics.jsonl, skipped.jsonl and the files of TensorBoard.
+
+    A disk that is full does not stop the run: what it refuses is kept, and written later.
+    """
 
     def __init__(self, workdir: Path, first_step: int = 0):
         """first_step: where the run goes on; rows past it belong to steps that will be redone."""
-        self._path = workdir / "metrics.jsonl"
-        kept = [row for row in files.read_rows(self._path) if row["step"] <= first_step]
-        files.write_text(self._path, "".join(json.dumps(row) + "\n" for row in kept))
-        self._file = self._path.open("a", buffering=1)
+        self._rows = _Lines(workdir / "metrics.jsonl", first_step)
+        # Of steps counted from 0: that of `first_step` is the first to be redone.
+        self._skipped = _Lines(workdir / "skipped.jsonl", first_step - 1)
         self._board = SummaryWriter(str(workdir / "tensorboard"), purge_step=first_step + 1)
 
     def write(self, row: dict[str, Any]) -> None:
-        """Add a row; it must hold `step`. None stands for "nothing to tell", and NaN stays NaN."""
-        self._file.write(json.dumps(row) + "\n")
+        """Add a row; it must hold `step`. None stands for "nothing to tell"."""
+        self._rows.write(row)
         for name, value in row.items():
             if isinstance(value, float):
                 self._board.add_scalar(f"train/{name}", value, row["step"])
+
+    def write_skipped(self, row: dict[str, Any]) -> None:
+        """Add a step that was not finite, as words where JSON has no number."""
+        self._skipped.write({k: str(x) if isinstance(x, float) else x for k, x in row.items()})
 
     def image(self, name: str, image: np.ndarray, step: int) -> None:
         """Add a picture, uint8 [H, W, C], to TensorBoard."""
         self._board.add_image(name, image, step, dataformats="HWC")
 
     def close(self) -> None:
-        """Flush and close."""
-        self._file.close()
+        """Write what is left, and close."""
+        self._rows.flush()
+        self._skipped.flush()
         self._board.close()
+
+
+class _Lines:
+    """A file of rows that grows, and never ends in half a row for long."""
+
+    def __init__(self, path: Path, last_step: int) -> None:
+        """last_step: rows past it are cut."""
+        self._path = path
+        kept = [_line(row) for row in files.read_rows(path) if row["step"] <= last_step]
+        if path.exists():
+            files.write_text(path, "".join(kept))
+        self._size = sum(len(line.encode()) for line in kept)
+        self._pending: list[str] = []
+
+    def write(self, row: dict[str, Any]) -> None:
+        self._pending.append(_line(row))
+        self.flush()
+
+    def flush(self) -> None:
+        """Write all that is pending, where an earlier try may have left half of it."""
+        if not self._pending:
+            return
+        text = "".join(self._pending).encode()
+        try:
+            with self._path.open("r+b" if self._path.exists() else "wb") as file:
+                file.seek(self._size)
+                file.write(text)
+                file.truncate()
+        except OSError as error:
+            rows = f"{len(self._pending)} rows" if len(self._pending) > 1 else "a row"
+            told = f"{rows} of {self._path} wait to be written ({error.strerror})."
+            warnings.warn(told, stacklevel=3)
+            return
+        self._size += len(text)
+        self._pending = []
+
+
+def _line(row: dict[str, Any]) -> str:
+    return json.dumps(row) + "\n"

@@ -6,17 +6,27 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import jax
 import numpy as np
 
-from zsnr_jax import build, files, parallel, planning, plotting, results, text_to_image
+from zsnr_jax import (
+    build,
+    files,
+    parallel,
+    planning,
+    plotting,
+    preemption,
+    results,
+    text_to_image,
+)
 from zsnr_jax import config as config_lib
 from zsnr_jax import plan as plan_lib
 from zsnr_jax.build import LatentRun, Run
 from zsnr_jax.checkpoints import Checkpoints
 from zsnr_jax.config import Config
-from zsnr_jax.errors import UsageError
+from zsnr_jax.errors import DamagedError, UsageError
 from zsnr_jax.generate import to_uint8
 from zsnr_jax.process import DiffusionProcess
 from zsnr_jax.train import loop
@@ -32,15 +42,16 @@ def train(config: Config, workdir: Path, command: str) -> None:
     _claim(workdir, run)
     _say(parameter_table(run))
     start = time.perf_counter()
-    with _open(workdir, run.loop.keep) as checkpoints:
-        state = _resume(run, checkpoints)
+    with _open(workdir, run) as checkpoints:
+        state, window = _resume(run, checkpoints)
         first = int(state.step)
         if first:
             _say(f"Going on from step {first} of {run.loop.num_steps} in {workdir}.")
         else:
             _warn(run)
         if first < run.loop.num_steps:
-            state = _train(run, state, checkpoints, workdir)
+            state = _train(run, state, window, checkpoints, workdir)
+    preemption.check("going on to evaluate")
     seconds = time.perf_counter() - start if first == 0 else None  # not of a part of the run
     _evaluate(run, state, workdir, command, seconds)
 
@@ -68,7 +79,7 @@ def import_weights(config: Config, workdir: Path, command: str) -> None:
     run = _build_to_train(config)
     _claim(workdir, run)
     _say(parameter_table(run))
-    with _open(workdir, run.loop.keep) as checkpoints:
+    with _open(workdir, run) as checkpoints:
         if (step := checkpoints.latest_step()) is not None:
             raise UsageError(
                 f"{workdir} holds checkpoint {step} already: choose another --workdir."
@@ -109,10 +120,10 @@ def load(config: Config, workdir: Path) -> tuple[Run, TrainState]:
     run = build.build(config)
     if not (workdir / "checkpoints").is_dir():
         raise UsageError(f"{workdir} holds no checkpoints: train there first, with --mode=train.")
-    with _open(workdir, run.loop.keep, read_only=True) as checkpoints:
+    with _open(workdir, run, read_only=True) as checkpoints:
         if checkpoints.latest_step() is None:
             raise UsageError(f"{workdir} holds no checkpoint yet: train there first.")
-        state = _resume(run, checkpoints)
+        state, _ = _resume(run, checkpoints)
     _require_same_run(workdir, run)
     return run, state
 
@@ -129,24 +140,29 @@ def parameter_table(run: Run) -> str:
     return "\n".join([*lines, f"  {'in all':<{width}}  {sum(counts.values()):>12,} parameters"])
 
 
-def _train(run: Run, state: TrainState, checkpoints: Checkpoints, workdir: Path) -> TrainState:
+def _train(
+    run: Run,
+    state: TrainState,
+    window: dict[str, Any] | None,
+    checkpoints: Checkpoints,
+    workdir: Path,
+) -> TrainState:
     def draw_grid(state: TrainState) -> np.ndarray:
         drawn = to_uint8(run.preview(state.ema_params))
         return plotting.image_grid(plotting.by_brightness(drawn, 32))
 
-    return loop.train(
-        state,
+    parts = loop.Parts(
         step=run.train_step(run.placement),
         probe=run.probe(run.placement),
         learning_rate=run.learning_rate,
-        batches=run.batches(int(state.step)),
+        levels=run.levels,
         draw_grid=draw_grid,
         checkpoints=checkpoints,
         record=run.record,
         workdir=workdir,
-        options=run.loop,
-        placement=run.placement,
     )
+    batches = run.batches(int(state.step))
+    return loop.train(state, batches, parts, run.loop, run.placement, window)
 
 
 def _evaluate(
@@ -217,11 +233,37 @@ def _require_same_run(workdir: Path, run: Run) -> None:
     config_lib.require_same_run(saved, run.settings, str(workdir))
 
 
-def _resume(run: Run, checkpoints: Checkpoints) -> TrainState:
-    """The newest checkpoint's state where it belongs to this run; a fresh one where none is."""
-    step = checkpoints.latest_step()
-    if step is None:
-        return _fresh(run)
+def _resume(run: Run, checkpoints: Checkpoints) -> tuple[TrainState, dict[str, Any] | None]:
+    """The newest whole checkpoint's state and log, where it belongs to this run; or a fresh state.
+
+    One that is damaged is passed over, and set aside where checkpoints may be changed.
+    Raises: UsageError where a checkpoint is of another run, and where all are damaged.
+    """
+    damaged: list[int] = []
+    for step in checkpoints.steps():
+        try:
+            found = _read(run, checkpoints, step)
+        except DamagedError as error:
+            _say(f"warning: {error}.")
+            damaged.append(step)
+            continue
+        for newer in damaged:  # only now that there is one to go on from
+            place = checkpoints.set_aside(newer) if parallel.is_first_host() else None
+            _say(
+                f"Going back to step {step}." + (f" Step {newer} is now {place}." if place else "")
+            )
+        return found
+    if damaged:
+        raise UsageError(
+            "no checkpoint is whole: copy one back, or start over in another --workdir."
+        )
+    return _fresh(run), None
+
+
+def _read(
+    run: Run, checkpoints: Checkpoints, step: int
+) -> tuple[TrainState, dict[str, Any] | None]:
+    """One checkpoint's state and log. Raises: UsageError where it is of another run, or damaged."""
     saved, mine = checkpoints.record(step), run.record
     run.process.require_same(
         DiffusionProcess.from_dict(saved["process"]), "the config", f"checkpoint {step}"
@@ -236,7 +278,7 @@ def _resume(run: Run, checkpoints: Checkpoints) -> TrainState:
                 )
     like = run.state_shapes()
     state = checkpoints.restore(step, like, run.placement.shardings(like))
-    return state.replace(frozen=run.placement.put(run.frozen()))
+    return state.replace(frozen=run.placement.put(run.frozen())), saved.get("window")
 
 
 def _fresh(run: Run) -> TrainState:
@@ -250,9 +292,10 @@ def _fresh(run: Run) -> TrainState:
 
 
 @contextlib.contextmanager
-def _open(workdir: Path, keep: int, read_only: bool = False) -> Iterator[Checkpoints]:
+def _open(workdir: Path, run: Run, read_only: bool = False) -> Iterator[Checkpoints]:
     """Checkpoints that are closed, hence wholly written, whatever happens."""
-    checkpoints = Checkpoints(workdir / "checkpoints", keep, read_only)
+    keep, keep_every = run.loop.keep, run.loop.keep_every
+    checkpoints = Checkpoints(workdir / "checkpoints", keep, keep_every, read_only)
     try:
         yield checkpoints
     finally:

@@ -6,21 +6,25 @@ with: a state need not fit one device. In neither has the state an axis for devi
 checkpoint does not know how many devices wrote it, nor by which placement.
 """
 
+import contextlib
 import dataclasses
 import functools
 import math
-from collections.abc import Callable, Sequence
+import time
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import jax
 import numpy as np
+from jax._src import distributed  # no public name tells which hosts still answer
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from zsnr_jax.errors import UsageError
+from zsnr_jax.errors import LostHostError, UsageError
 
 _A_DAY = 24 * 60 * 60
+_TIME_TO_ANSWER = 5  # seconds in which all hosts notice that one is gone
 AXIS = "batch"  # the name under which pmapped devices share a batch
 MODES = ("pmap", "fsdp")
 _REPLICA, _SHARD = "replica", "shard"  # axes of every mesh; the batch lies along both
@@ -31,21 +35,58 @@ _MOST_SLICES = 64
 _SMALL = 1024  # values: what is no larger is left whole, being cheaper to keep than to gather
 
 
-def start_hosts() -> None:
+def start_hosts(heartbeat: int) -> None:
     """Join the processes of a TPU pod or a SLURM job; to be called before any computation.
 
     They are found by JAX (`jax.distributed.initialize` without arguments).
-    Raises: UsageError where they are not, or do not answer.
+    Args: heartbeat: seconds of silence after which a host counts as lost, and the others end.
+    Raises: UsageError where they are not found, or do not answer.
     """
     try:
         # The first host may measure samples for hours while the others wait for it to end.
-        jax.distributed.initialize(shutdown_timeout_seconds=_A_DAY)
+        jax.distributed.initialize(
+            heartbeat_timeout_seconds=heartbeat, shutdown_timeout_seconds=_A_DAY
+        )
     except Exception as error:  # of many types, one for each kind of cluster
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        reason = _first_line(error)
         raise UsageError(
             f"--multihost finds no other hosts ({reason}): start it on every host of a TPU pod, or "
             "by srun in a SLURM job, or leave it out on a single host."
         ) from error
+
+
+@contextlib.contextmanager
+def hosts_may_be_lost() -> Iterator[None]:
+    """End with a message that names the host that is gone, where a computation fails for that.
+
+    Where devices wait in silence instead of failing, as on TPUs, JAX ends the process by itself
+    after the heartbeat, by SIGABRT, and its message names the task.
+    """
+    try:
+        yield
+    except jax.errors.JaxRuntimeError as error:
+        if num_hosts() == 1:
+            raise
+        lost = _silent_hosts()
+        if not lost:
+            raise
+        names = " and ".join(map(str, lost))
+        raise LostHostError(
+            f"host {names} of {num_hosts()}, counted from 0, is gone ({_first_line(error)[:99]}): "
+            "repeat the command, on any number of hosts."
+        ) from error
+
+
+def _silent_hosts() -> list[int]:
+    """The hosts that do not answer within a few seconds; all others ask at the same time."""
+    client: Any = distributed.global_state.client
+    try:
+        client.key_value_set(f"alive/{host()}", "", allow_overwrite=True)
+        time.sleep(_TIME_TO_ANSWER)
+        answered = {int(key.rpartition("/")[2]) for key, _ in client.key_value_dir_get("alive/")}
+    except jax.errors.JaxRuntimeError:
+        return [0]  # it keeps the answers
+    return sorted(set(range(num_hosts())) - answered)
 
 
 def host() -> int:
@@ -314,6 +355,10 @@ def describe() -> str:
     kind = f"{device.platform.upper()} {device.device_kind}".replace("CPU cpu", "CPU")
     hosts = f" on {num_hosts()} hosts" if num_hosts() > 1 else ""
     return f"{jax.device_count()} x {kind}{hosts}"
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
 @functools.cache

@@ -19,7 +19,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from zsnr_jax import files, parallel, plotting, randomness, report, timesteps
+from zsnr_jax import files, parallel, plotting, preemption, randomness, report, timesteps
 from zsnr_jax.build import ImageRun, Run
 from zsnr_jax.evaluation import brightness, exposure, ideal
 from zsnr_jax.generate import spread_labels, to_uint8
@@ -158,12 +158,13 @@ def ideal_samples(run: ImageRun, labels: np.ndarray) -> dict[str, np.ndarray]:
         "ideal_this": (process.noise_schedule, path.level, x_T, path.level_next[-1]),
         "ideal_flawed": (*_flawed_recipe(process, len(path.level)), noise, 1),
     }
-    return {
-        name: ideal.ideal_samples(
+    found = {}
+    for name, (schedule, levels, x_T, final_level) in recipes.items():
+        preemption.check("evaluating")
+        found[name] = ideal.ideal_samples(
             images, image_labels, schedule, levels, labels, x_T, sampler, key, final_level
         )
-        for name, (schedule, levels, x_T, final_level) in recipes.items()
-    }
+    return found
 
 
 def _flawed_recipe(process: DiffusionProcess, num_steps: int) -> tuple[NoiseSchedule, np.ndarray]:

@@ -13,7 +13,7 @@ import numpy as np
 import optax
 
 from zsnr_jax import config as config_lib
-from zsnr_jax import guidance, losses, parallel, samplers, timesteps
+from zsnr_jax import guidance, losses, parallel, randomness, samplers, timesteps
 from zsnr_jax.apg import make_apg_denoise
 from zsnr_jax.config import Config
 from zsnr_jax.errors import UsageError
@@ -53,7 +53,8 @@ class Run:
     @functools.cached_property
     def placement(self) -> parallel.Placement:
         """Where state and batches lie, on the devices there are."""
-        return parallel.make_placement(**self.settings["parallel"])
+        chosen = self.settings["parallel"]
+        return parallel.make_placement(chosen["mode"], chosen["mesh"])
 
     @property
     def record(self) -> dict[str, Any]:
@@ -111,6 +112,12 @@ class Run:
             self.settings["train"]["accumulate"],
             placement.gather_inside,
         )
+
+    def levels(self, step: int) -> np.ndarray:
+        """The levels t that the rows of a step's batch were trained at, int [B]."""
+        key = randomness.purpose_key(self.seed, randomness.Purpose.LEVEL)
+        rows = jnp.arange(self.settings["dataset"]["batch_size"])
+        return np.asarray(randomness.row_levels(key, step, rows, self.process.num_steps))
 
     def batches(self, start_step: int) -> Any:
         """This host's batches from a step on, for ever."""

@@ -12,6 +12,7 @@ import numpy as np
 from flax import linen as nn
 from tqdm import tqdm
 
+from zsnr_jax import preemption
 from zsnr_jax.data.tokenizer import ClipTokenizer
 from zsnr_jax.errors import UsageError
 from zsnr_jax.evaluation import clip_score, frames
@@ -50,7 +51,10 @@ class Inception:
         starts = tqdm(
             range(0, len(images), self.batch_size), desc="Inception", unit="batch", leave=False
         )
-        parts = [self.run(images[i : i + self.batch_size]) for i in starts]
+        parts = []
+        for i in starts:
+            preemption.check("measuring FID")
+            parts.append(self.run(images[i : i + self.batch_size]))
         pool, logits = zip(*parts)
         return np.concatenate(pool), np.concatenate(logits)
 
@@ -100,6 +104,7 @@ class Clip:
         starts = range(0, len(images), self.batch_size)
         parts = []
         for i in tqdm(starts, desc="CLIP", unit="batch", leave=False):
+            preemption.check("measuring the CLIP score")
             rows = slice(i, i + self.batch_size)
             pixels = frames.crop_clip(images[rows], self._size)
             embeds = _run(self._model, self._params, pixels, ids[rows], size=self.batch_size)

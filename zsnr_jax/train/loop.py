@@ -1,21 +1,32 @@
-"""The loop around the pure step: data in; metrics, pictures and checkpoints out."""
+"""The loop around the pure step: data in; metrics, pictures and checkpoints out.
+
+It ends in one of four ways: at the last step; where a signal asks it to (saved, `Preempted`); where
+too many steps in a row were not finite (saved, `NotFiniteError`); and where the last checkpoint
+cannot be written (`NotSavedError`). Killed in any other, it goes on from the newest checkpoint, and
+what it then writes is what it would have written had it never been stopped.
+"""
 
 import math
+import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import jax
 import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
-from zsnr_jax import parallel
+from zsnr_jax import parallel, preemption
 from zsnr_jax.checkpoints import Checkpoints
+from zsnr_jax.errors import NotFiniteError, NotSavedError, Preempted
 from zsnr_jax.metrics import MetricsWriter
 from zsnr_jax.train.state import TrainState
 from zsnr_jax.train.step import Batch, Metrics, repeat_step
+from zsnr_jax.train.window import Skipped, Window
+
+_PATIENCE = 600  # seconds for which the last checkpoint is tried again
+_PAUSE = 10  # seconds between
 
 
 class LoopOptions(NamedTuple):
@@ -27,107 +38,178 @@ class LoopOptions(NamedTuple):
     sample_every: int  # 0: never
     save_every: int
     keep: int
+    keep_every: int  # 0: none but the newest
+    max_skipped: int
+
+
+class Parts(NamedTuple):
+    """What the loop calls: of a run, and of the folder it writes to."""
+
+    step: Callable[[TrainState, Batch], tuple[TrainState, Metrics]]  # placed on devices by the loop
+    probe: Callable[[TrainState, Batch], Any]  # likewise
+    learning_rate: Callable[[int], Any]  # of the updates applied, to be logged
+    levels: Callable[[int], np.ndarray]  # of a step's rows, int [B], to be told where it is skipped
+    draw_grid: Callable[[TrainState], np.ndarray]  # a picture of samples, uint8 [H, W, C]
+    checkpoints: Checkpoints
+    record: dict[str, Any]  # what a checkpoint says of itself, but for the log's progress
+    workdir: Path
 
 
 def train(
     state: TrainState,
-    *,
-    step: Callable[[TrainState, Batch], tuple[TrainState, Metrics]],
-    probe: Callable[[TrainState, Batch], jax.Array],
-    learning_rate: Callable[[int], Any],
     batches: Iterator[Batch],
-    draw_grid: Callable[[TrainState], np.ndarray],
-    checkpoints: Checkpoints,
-    record: dict[str, Any],
-    workdir: Path,
+    parts: Parts,
     options: LoopOptions,
     placement: parallel.Placement,
+    window: dict[str, Any] | None = None,
 ) -> TrainState:
-    """Train from `state.step` to the last step. Killed anywhere, it goes on from a checkpoint.
+    """Train from `state.step` to the last step.
 
     Args:
       state: its buffers are reused; do not touch it afterwards.
-      step, probe: pure functions, reduced over `placement.axis_name`; placed on devices here.
-      learning_rate: of a step, to be logged.
       batches: this host's, from `state.step` on.
-      draw_grid: a picture of samples, uint8 [H, W, C].
-      record: what a checkpoint says of itself.
+      window: what the checkpoint says of the log's progress, where the state is one's.
     Returns: the state after the last step, which is also saved.
+    Raises: Preempted, NotFiniteError, NotSavedError.
     """
-    stride = options.steps_per_dispatch
-    place_step = placement.step(repeat_step(step, stride))
-    place_probe = placement.probe(probe)
-    first = int(state.step)
-    state = placement.put(state)
-    writer = MetricsWriter(workdir, first) if parallel.is_first_host() else None
-    window = _Window()
-    progress = tqdm(
-        total=options.num_steps, initial=first, desc="training", unit="step",
-        disable=writer is None,
-    )  # fmt: skip
+    return _Loop(state, batches, parts, options, placement, window).run()
 
-    for done in range(first + stride, options.num_steps + 1, stride):
-        rows = [next(batches) for _ in range(stride)]
-        state, metrics = place_step(state, _stack(rows))
-        window.add(metrics)
-        progress.update(stride)
-        is_last = done == options.num_steps
-        pause = time.perf_counter()
+
+class _Loop:
+    """One call of `train`."""
+
+    def __init__(
+        self,
+        state: TrainState,
+        batches: Iterator[Batch],
+        parts: Parts,
+        options: LoopOptions,
+        placement: parallel.Placement,
+        window: dict[str, Any] | None,
+    ) -> None:
+        self._first, updates = int(state.step), int(state.updates)
+        self._state = placement.put(state)
+        self._batches, self._parts = batches, parts
+        self._options, self._placement = options, placement
+        self._step = placement.step(repeat_step(parts.step, options.steps_per_dispatch))
+        self._probe = placement.probe(parts.probe)
+        self._window = Window(self._first, updates, window)
+        first_host = parallel.is_first_host()
+        self._writer = MetricsWriter(parts.workdir, self._first) if first_host else None
+        self._unsaved = False  # whether a save is due that failed
+
+    def run(self) -> TrainState:
+        options, stride = self._options, self._options.steps_per_dispatch
+        progress = tqdm(
+            total=options.num_steps, initial=self._first, desc="training", unit="step",
+            disable=self._writer is None,
+        )  # fmt: skip
+        try:
+            for done in range(self._first + stride, options.num_steps + 1, stride):
+                rows = [next(self._batches) for _ in range(stride)]
+                self._state, metrics = self._step(self._state, _stack(rows))
+                self._tell(self._window.add(metrics))
+                progress.update(stride)
+                pause = time.perf_counter()
+                self._report(done, rows[-1], progress)
+                self._save_where_due(done)
+                self._window.leave_out(time.perf_counter() - pause)
+        finally:
+            progress.close()
+            if self._writer is not None:
+                self._writer.close()
+        return self._state
+
+    def _report(self, done: int, batch: Batch, progress: tqdm) -> None:
+        """The log line and the picture of a step, where they are due."""
+        options, is_last = self._options, done == self._options.num_steps
         if done % options.log_every == 0 or is_last:
-            row = {"step": done, **window.close(), "learning_rate": float(learning_rate(done - 1))}
-            pause = time.perf_counter()
-            at_T = float(place_probe(state, rows[-1]))
+            self._tell(self._window.settle())
+            at_T = float(self._probe(self._state, batch))
+            row = {"step": done, **self._window.close()}
+            row["learning_rate"] = float(
+                self._parts.learning_rate(max(self._window.updates - 1, 0))
+            )
             row["loss_at_T"] = at_T if math.isfinite(at_T) else None
-            if writer is not None:
-                writer.write(row)
-            checkpoints.check()
-            progress.set_postfix(loss=f"{row['loss']:.3f}", at_T=f"{at_T:.3f}")
+            if row["loss_at_T"] is None:
+                _warn(f"the loss at t = T is {at_T} after step {done}.")
+            if self._writer is not None:
+                self._writer.write(row)
+            loss = math.nan if row["loss"] is None else row["loss"]
+            progress.set_postfix(loss=f"{loss:.3f}", at_T=f"{at_T:.3f}")
         if options.sample_every and done % options.sample_every == 0 and not is_last:
-            grid = draw_grid(state)
-            if writer is not None:
-                _save_grid(grid, done, workdir, writer)
-        if done % options.save_every == 0 or is_last:
-            checkpoints.save(done, placement.join(state), record)
-        window.leave_out(time.perf_counter() - pause)
-    progress.close()
-    if writer is not None:
-        writer.close()
-    return state
+            grid = self._parts.draw_grid(self._state)
+            if self._writer is not None:
+                _save_grid(grid, done, self._parts.workdir, self._writer)
 
+    def _save_where_due(self, done: int) -> None:
+        """Save at regular steps and where the loop ends; end it where it is asked to."""
+        options = self._options
+        if done == options.num_steps:
+            return self._save_surely(done, _PATIENCE)
+        ends = preemption.requested()
+        skipped = self._window.skipped_in_a_row
+        if ends or skipped > options.max_skipped:
+            self._save_surely(done, patience=0)
+            if ends:
+                raise Preempted(f"{preemption.name()}: saved at step {done}")
+            raise NotFiniteError(self._diagnosis(done, skipped))
+        if done % options.log_every == 0:
+            self._try_to(self._parts.checkpoints.check)
+        again = self._unsaved and done % options.log_every == 0
+        if done % options.save_every == 0 or again:
+            self._unsaved = False
+            self._try_to(lambda: self._save(done))
+        return None
 
-class _Window:
-    """Metrics since the last log line. They stay on the device until they are asked for."""
+    def _save(self, done: int) -> None:
+        self._tell(self._window.settle())
+        record = self._parts.record | {"window": self._window.to_dict()}
+        self._parts.checkpoints.save(done, self._placement.join(self._state), record)
 
-    def __init__(self) -> None:
-        self._metrics: list[Metrics] = []
-        self._start = time.perf_counter()
+    def _try_to(self, save: Callable[[], None]) -> None:
+        """What fails here is tried again at the next log line: until then training goes on."""
+        try:
+            save()
+        except NotSavedError as error:
+            if parallel.num_hosts() > 1:
+                raise  # the others do not know, and would wait
+            self._unsaved = True
+            _warn(f"{error} Training goes on, and it is tried again.")
 
-    def leave_out(self, seconds: float) -> None:
-        """Do not count time that was not spent on training."""
-        self._start += seconds
+    def _save_surely(self, done: int, patience: float) -> None:
+        """Save and wait until it is written; where that fails, try for so many seconds."""
+        give_up = time.monotonic() + patience
+        while True:
+            try:
+                self._save(done)
+                return self._parts.checkpoints.wait()
+            except NotSavedError as error:
+                left = give_up - time.monotonic()
+                if left < 0 or parallel.num_hosts() > 1 or preemption.requested():
+                    raise
+                _warn(f"{error} It is tried again for {left:.0f} s.")
+                time.sleep(min(_PAUSE, patience))
 
-    def add(self, metrics: Metrics) -> None:
-        """Take the metrics of one dispatch, [steps] each."""
-        if self._metrics:  # let the devices run one dispatch ahead of the host, no further
-            jax.block_until_ready(self._metrics[-1])
-        self._metrics.append(metrics)
+    def _tell(self, skipped: list[Skipped]) -> None:
+        """Log steps that were not finite, with the levels of their rows."""
+        for found in skipped:
+            if self._writer is not None:
+                levels = self._parts.levels(found.step).tolist()
+                self._writer.write_skipped({**found._asdict(), "levels": levels})
+                _warn(
+                    f"step {found.step} was skipped: its loss is {found.loss}, and the norm of its "
+                    f"gradient {found.grad_norm} (levels {min(levels)} to {max(levels)})."
+                )
 
-    def close(self) -> dict[str, Any]:
-        """The window's means, by level too (None where no row fell), and a fresh window."""
-        host = jax.device_get(self._metrics)
-        metrics = {name: np.concatenate([m[name] for m in host]) for name in host[0]}
-        seconds = time.perf_counter() - self._start
-        sums = metrics["level_loss_sum"].sum(axis=0)
-        counts = metrics["level_count"].sum(axis=0)
-        self._metrics, self._start = [], time.perf_counter()
-        return {
-            "loss": float(metrics["loss"].mean()),
-            "loss_by_level": [
-                float(s / n) if n else None for s, n in zip(sums, counts, strict=True)
-            ],
-            "grad_norm": float(metrics["grad_norm"].mean()),
-            "steps_per_second": len(metrics["loss"]) / seconds,
-        }
+    def _diagnosis(self, done: int, skipped: int) -> str:
+        return (
+            f"the loss or its gradient was not finite in {skipped} steps in a row, up to step "
+            f"{done - 1}, and train.max_skipped is {self._options.max_skipped}: parameters are as "
+            f"they were before, and saved as checkpoint {done}; "
+            f"{self._parts.workdir / 'skipped.jsonl'} has the levels of each. Start anew with a "
+            "lower optimizer.learning_rate, or repeat the command to go on with other batches."
+        )
 
 
 def _stack(batches: list[Batch]) -> dict[str, np.ndarray]:
@@ -136,4 +218,12 @@ def _stack(batches: list[Batch]) -> dict[str, np.ndarray]:
 
 def _save_grid(grid: np.ndarray, step: int, workdir: Path, writer: MetricsWriter) -> None:
     writer.image("samples", grid, step)
-    Image.fromarray(grid).save(workdir / "samples" / f"step_{step:06d}.png")
+    try:
+        Image.fromarray(grid).save(workdir / "samples" / f"step_{step:06d}.png")
+    except OSError as error:
+        _warn(f"the samples of step {step} were not written ({error.strerror}).")
+
+
+def _warn(text: str) -> None:
+    if parallel.is_first_host():
+        tqdm.write(f"warning: {text}", file=sys.stderr)

@@ -121,7 +121,11 @@ def make_train_step(
         slices of the state.
       accumulate: microbatches that a batch is taken in, one after another, to save memory; it
         divides the rows that a device has, and changes no number but by rounding.
-    Metrics: loss, grad_norm, level_loss_sum and level_count, reduced over all devices.
+    Metrics: loss, grad_norm, finite, level_loss_sum and level_count, reduced over all devices.
+
+    Where the loss or the gradient's norm is not finite, over all rows of all devices, the step
+    changes nothing but `step`: the next batch is another one, and `updates`, which drives the
+    learning rate and the average, does not count it.
     """
     key = randomness.purpose_key(seed, randomness.Purpose.TRAIN)
     level_key = randomness.purpose_key(seed, randomness.Purpose.LEVEL)
@@ -137,18 +141,33 @@ def make_train_step(
         if axis_name is not None:
             loss, grads = jax.lax.pmean((loss, grads), axis_name)
             by_level = jax.lax.psum(by_level, axis_name)
-        updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
-        params = optax.apply_updates(state.params, updates)
-        next_state = state.replace(
-            step=state.step + 1,
-            updates=state.updates + 1,
-            params=params,
-            opt_state=opt_state,
-            ema_params=update_ema(state.ema_params, params, state.updates, ema_decay),
-        )
-        return next_state, {"loss": loss, "grad_norm": optax.global_norm(grads), **by_level}
+        grad_norm = optax.global_norm(grads)
+        finite = jnp.isfinite(loss) & jnp.isfinite(grad_norm)
+        state = _update(state, grads, optimizer, ema_decay, finite)
+        return state, {"loss": loss, "grad_norm": grad_norm, "finite": finite, **by_level}
 
     return train_step
+
+
+def _update(
+    state: TrainState,
+    grads: Params,
+    optimizer: optax.GradientTransformation,
+    ema_decay: float,
+    finite: jax.Array,
+) -> TrainState:
+    """The state after one gradient, or after none where it is not finite."""
+    updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
+    params = optax.apply_updates(state.params, updates)
+    after = {
+        "updates": state.updates + 1,
+        "params": params,
+        "opt_state": opt_state,
+        "ema_params": update_ema(state.ema_params, params, state.updates, ema_decay),
+    }
+    before = {name: getattr(state, name) for name in after}
+    chosen = jax.tree.map(lambda new, old: jnp.where(finite, new, old), after, before)
+    return state.replace(step=state.step + 1, **chosen)
 
 
 def loss_and_grads(
