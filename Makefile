@@ -4,7 +4,7 @@ SD := $(SMOKE)/sd
 TINY := --config=configs/sd_tiny.py:smoke --config.pretrained=$(SD)/tiny
 TRAINED := $(basename $(notdir $(shell grep -l "trained=True" experiments/*.py)))
 
-.PHONY: check test parity smoke plan notebooks
+.PHONY: check test parity smoke drill plan notebooks
 
 check:  ## format, lint and types
 	$(PYTHON) -m ruff format --check .
@@ -31,6 +31,9 @@ smoke:  ## the main path of every recipe that runs on a laptop, and every traine
 	  $(PYTHON) -m experiments.$$name --smoke --out=$(SMOKE)/claims --workdir=$(SMOKE); \
 	done
 	$(PYTHON) -m zsnr_jax.report $(SMOKE)/claims
+
+drill:  ## thirty faults, and a run that ends as if there had been none
+	$(PYTHON) -m experiments.fault_drill --faults=30 --seed=30 --minutes=20 --out=$(SMOKE)/drill.json
 
 plan:  ## what compiles for a TPU that is not there, by the `tpu` extra
 	JAX_PLATFORMS=cpu $(PYTHON) -m pytest tests/test_chips.py tests/test_hlo.py tests/test_plan.py

@@ -1,16 +1,21 @@
 """Checkpoints come back bit for bit, or are refused in one sentence."""
 
+import dataclasses
+import resource
+import shutil
+import time
 from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+import orbax.checkpoint as ocp
 import pytest
 
 from zsnr_jax import parallel
 from zsnr_jax.checkpoints import Checkpoints
-from zsnr_jax.errors import UsageError
+from zsnr_jax.errors import DamagedError, NotSavedError, UsageError
 from zsnr_jax.train.state import TrainState, init_state
 
 RECORD = {"process": {"prediction": "v"}}
@@ -68,24 +73,113 @@ def _largest_file(folder: Path) -> Path:
     return max((p for p in folder.rglob("*") if p.is_file()), key=lambda p: p.stat().st_size)
 
 
-def test_a_checkpoint_cut_short_is_refused_with_its_folder_and_the_remedy(tmp_path: Path) -> None:
+def test_a_checkpoint_cut_short_is_damaged(tmp_path: Path) -> None:
     _save(tmp_path, 7)
     victim = _largest_file(tmp_path / "7" / "state")
     victim.write_bytes(victim.read_bytes()[: victim.stat().st_size // 2])
     checkpoints = Checkpoints(tmp_path, read_only=True)
-    with pytest.raises(UsageError, match=r"checkpoint 7 in .* cannot be read .* move .*7 away"):
+    with pytest.raises(DamagedError, match=r"checkpoint 7 in .* is damaged"):
         _restore(checkpoints)
     checkpoints.close()
 
 
-def test_a_record_cut_short_is_refused(tmp_path: Path) -> None:
+def test_a_record_cut_short_is_damaged(tmp_path: Path) -> None:
     _save(tmp_path, 7)
     victim = tmp_path / "7" / "record" / "metadata"
     victim.write_text(victim.read_text()[:10])
     checkpoints = Checkpoints(tmp_path, read_only=True)
-    with pytest.raises(UsageError, match="cannot be read"):
+    with pytest.raises(DamagedError):
         checkpoints.record(7)
     checkpoints.close()
+
+
+@pytest.mark.parametrize("old, new", [('"v"', '"x"'), ('"digests"', '"digestz"')])
+def test_a_record_that_was_altered_is_damaged(tmp_path: Path, old: str, new: str) -> None:
+    _save(tmp_path, 7)
+    victim = tmp_path / "7" / "record" / "metadata"
+    assert old in victim.read_text()
+    victim.write_text(victim.read_text().replace(old, new, 1))
+    checkpoints = Checkpoints(tmp_path, read_only=True)
+    with pytest.raises(DamagedError, match="its record is not as it was written"):
+        checkpoints.record(7)
+    checkpoints.close()
+
+
+def test_an_array_that_was_altered_is_named(tmp_path: Path) -> None:
+    """By writing the arrays anew, as no flipped bit would: Orbax reads them without complaint."""
+    _save(tmp_path, 7)
+    tree = {f.name: getattr(_state(7), f.name) for f in dataclasses.fields(TrainState)[:-1]}
+    tree["params"]["b"] = tree["params"]["b"].at[1].set(1e-30)
+    shutil.rmtree(tmp_path / "7" / "state")
+    with ocp.StandardCheckpointer() as checkpointer:
+        checkpointer.save(tmp_path / "7" / "state", tree)
+    checkpoints = Checkpoints(tmp_path, read_only=True)
+    with pytest.raises(DamagedError, match=r"\(params/b is not as it was written\)"):
+        _restore(checkpoints)
+    checkpoints.close()
+
+
+def test_a_damaged_checkpoint_is_set_aside_and_its_step_can_be_saved_again(tmp_path: Path) -> None:
+    folder = tmp_path / "checkpoints"
+    _save(folder, 6)
+    for place in ("7", "7-2"):
+        _save(folder, 7)
+        checkpoints = Checkpoints(folder)
+        assert checkpoints.set_aside(7) == tmp_path / "damaged" / place
+        assert checkpoints.steps() == [6]
+        checkpoints.close()
+    assert len(list((tmp_path / "damaged").iterdir())) == 2
+    checkpoints = Checkpoints(folder, read_only=True)
+    assert checkpoints.set_aside(6) is None and checkpoints.steps() == [6]
+    checkpoints.close()
+
+
+def test_some_are_kept_for_good(tmp_path: Path) -> None:
+    checkpoints = Checkpoints(tmp_path, keep=1, keep_every=2)
+    for step in range(1, 6):
+        checkpoints.save(step, _state(step), RECORD)
+    checkpoints.close()
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["2", "4", "5"]
+
+
+def test_a_save_that_fails_is_told_once_and_can_be_repeated(tmp_path: Path) -> None:
+    checkpoints = Checkpoints(tmp_path, keep=3)
+    checkpoints.save(1, _state(), RECORD)
+    checkpoints.wait()
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100, hard))  # longer files are refused
+    try:
+        with pytest.raises(NotSavedError, match="checkpoint 2 was not saved"):
+            checkpoints.save(2, _state(), RECORD)
+            checkpoints.wait()
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert checkpoints.steps() == [1]
+    checkpoints.check()
+    _save_again(checkpoints, 2)
+    checkpoints.close()
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["1", "2"]
+
+
+def _save_again(checkpoints: Checkpoints, step: int) -> None:
+    """Threads of the save that failed may still write to its folder, for a moment."""
+    for _ in range(20):
+        try:
+            checkpoints.save(step, _state(), RECORD)
+            return checkpoints.wait()
+        except NotSavedError:
+            time.sleep(0.1)
+    raise AssertionError("it cannot be saved again")
+
+
+def test_what_there_is_no_room_for_is_not_begun(tmp_path: Path, monkeypatch) -> None:
+    room = shutil.disk_usage(tmp_path)._replace(free=10_000)
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: room)
+    checkpoints = Checkpoints(tmp_path)
+    with pytest.raises(NotSavedError, match=r"has 0.00 GB free and it takes 0.00 GB: make room"):
+        checkpoints.save(1, _state(), RECORD)
+    checkpoints.close()
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_another_format_is_refused_by_name(tmp_path: Path, monkeypatch) -> None:
@@ -93,7 +187,9 @@ def test_another_format_is_refused_by_name(tmp_path: Path, monkeypatch) -> None:
     _save(tmp_path, 7)
     monkeypatch.undo()
     checkpoints = Checkpoints(tmp_path, read_only=True)
-    with pytest.raises(UsageError, match="has format 99, and this version of zsnr_jax reads 1"):
+    with pytest.raises(
+        UsageError, match="has format 99, and this version of zsnr_jax reads 1 and 2"
+    ):
         checkpoints.record(7)
     checkpoints.close()
 
@@ -101,6 +197,6 @@ def test_another_format_is_refused_by_name(tmp_path: Path, monkeypatch) -> None:
 def test_an_array_of_another_shape_is_refused(tmp_path: Path) -> None:
     _save(tmp_path, 7)
     checkpoints = Checkpoints(tmp_path, read_only=True)
-    with pytest.raises(UsageError, match="cannot be read"):
+    with pytest.raises(DamagedError):
         _restore(checkpoints, lambda: init_state(jnp.zeros(2), optax.adam(1e-3)))
     checkpoints.close()

@@ -37,6 +37,8 @@ def test_there_are_commands() -> None:
 def test_a_command_names_what_there_is(command: list[str]) -> None:
     module, *arguments = command
     imported = importlib.import_module(module)
+    if hasattr(imported, "__path__"):  # a package that is a command
+        imported = importlib.import_module(f"{module}.__main__")
     assert hasattr(imported, "main") or hasattr(imported, "EXPERIMENT")
     if module != "zsnr_jax.main" or arguments == ["--help"]:
         return

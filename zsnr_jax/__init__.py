@@ -4,4 +4,4 @@ Import what you need: `from zsnr_jax import schedules, timesteps, samplers`. Thi
 nothing, so that importing the package touches no device.
 """
 
-__version__ = "0.4.0"
+__version__ = "0.5.0"

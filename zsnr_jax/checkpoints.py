@@ -9,6 +9,7 @@ The folder:  STEP/  whole checkpoints;  *.orbax-checkpoint-tmp*  what a kill lef
 Beside it:   damaged/STEP  what was found damaged, which nothing here ever deletes.
 """
 
+import contextlib
 import dataclasses
 import hashlib
 import json
@@ -184,7 +185,8 @@ class Checkpoints:
         Orbax would list its step as saved, and refuse to save it again.
         """
         step, self._saving = self._saving, None
-        self._manager.close()
+        with contextlib.suppress(Exception):  # it may tell the same error again
+            self._manager.close()
         self._manager = self._open()
         raise NotSavedError(
             f"checkpoint {step} was not saved to {self._folder} ({_first_line(error)}): make room "

@@ -11,7 +11,9 @@ Every setting can be given on the command line, as in --config.sampler.num_steps
 stopped goes on when its command is repeated.
 """
 
+import contextlib
 import errno
+import io
 import os
 import re
 import shlex
@@ -19,6 +21,7 @@ import sys
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TextIO
 
 from absl import app, flags, logging
 from ml_collections import config_flags
@@ -54,6 +57,7 @@ def parse_flags(argv: Sequence[str]) -> list[str]:
 def main(argv: Sequence[str]) -> None:
     """Dispatch on --mode. Imports come late, so that --help is quick."""
     preemption.listen()
+    sys.stdout, sys.stderr = _Unfailing(sys.stdout), _Unfailing(sys.stderr)
     from zsnr_jax import modes, parallel
 
     logging.set_verbosity(logging.ERROR)  # Orbax tells of every file, and warns of its defaults
@@ -87,6 +91,31 @@ def _sentence(error: Exception) -> str:
     if "Traceback" in text:  # raised by the config file itself: its last line says what and why
         text = text.strip().splitlines()[-1].removeprefix("zsnr_jax.errors.UsageError: ")
     return " ".join(text.split())
+
+
+class _Unfailing(io.TextIOBase):
+    """A stream that goes without what cannot be written.
+
+    Where it goes to a file on a disk that is full, the run must not die of its own progress bar.
+    """
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+
+    def write(self, text: str) -> int:
+        with contextlib.suppress(OSError):
+            self._stream.write(text)
+        return len(text)
+
+    def flush(self) -> None:
+        with contextlib.suppress(OSError):
+            self._stream.flush()
+
+    def isatty(self) -> bool:
+        return self._stream.isatty()
+
+    def fileno(self) -> int:
+        return self._stream.fileno()
 
 
 def _last_words(error: Exception) -> tuple[str, int]:

@@ -2,6 +2,7 @@
 
 import json
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -22,14 +23,14 @@ class MetricsWriter:
         self._rows = _Lines(workdir / "metrics.jsonl", first_step)
         # Of steps counted from 0: that of `first_step` is the first to be redone.
         self._skipped = _Lines(workdir / "skipped.jsonl", first_step - 1)
-        self._board = SummaryWriter(str(workdir / "tensorboard"), purge_step=first_step + 1)
+        self._board = _Board(workdir / "tensorboard", first_step + 1)
 
     def write(self, row: dict[str, Any]) -> None:
         """Add a row; it must hold `step`. None stands for "nothing to tell"."""
         self._rows.write(row)
-        for name, value in row.items():
-            if isinstance(value, float):
-                self._board.add_scalar(f"train/{name}", value, row["step"])
+        scalars = {f"train/{k}": x for k, x in row.items() if isinstance(x, float)}
+        for name, value in scalars.items():
+            self._board.show(lambda to: to.add_scalar(name, value, row["step"]))  # noqa: B023
 
     def write_skipped(self, row: dict[str, Any]) -> None:
         """Add a step that was not finite, as words where JSON has no number."""
@@ -37,13 +38,30 @@ class MetricsWriter:
 
     def image(self, name: str, image: np.ndarray, step: int) -> None:
         """Add a picture, uint8 [H, W, C], to TensorBoard."""
-        self._board.add_image(name, image, step, dataformats="HWC")
+        self._board.show(lambda to: to.add_image(name, image, step, dataformats="HWC"))
 
     def close(self) -> None:
         """Write what is left, and close."""
         self._rows.flush()
         self._skipped.flush()
-        self._board.close()
+        self._board.show(lambda to: to.close())
+
+
+class _Board:
+    """TensorBoard's files, which go without what a full disk refuses: the rows have it."""
+
+    def __init__(self, folder: Path, first_step: int) -> None:
+        self._make = lambda: SummaryWriter(str(folder), purge_step=first_step)
+        self._writer: SummaryWriter | None = None
+
+    def show(self, add: Callable[[SummaryWriter], Any]) -> None:
+        """Add something, by a new writer where the last one has failed."""
+        try:
+            self._writer = self._writer or self._make()
+            add(self._writer)
+        except OSError as error:
+            self._writer = None
+            warnings.warn(f"TensorBoard goes without a value ({error.strerror}).", stacklevel=3)
 
 
 class _Lines:

@@ -56,35 +56,42 @@ class Drill:
             raise SystemExit(f"error: the undisturbed run failed: {host.said[-2000:]}")
 
     def live(self, done: Any) -> None:
-        """One run from its start to its end, unless `done` says to stop."""
+        """One run from its start to its end, undisturbed once `done` says that it is enough."""
         run = Run(self._disk / f"life{self.lives}", self._workdir / "compiled")
         ended = False
-        while not ended and not done():
-            self._damage_files(run)
-            ended = self._launch(run)
-        if ended:
-            self.lives += 1
-            self.wrong += [f"it ended with another {x}" for x in run.differences(self.reference)]
-        shutil.rmtree(run.folder, ignore_errors=True)
+        while not ended:
+            if not done():
+                self._damage_files(run)
+            ended = self._launch(run, disturb=not done())
+        self.lives += 1
+        self.wrong += [f"it ended with another {x}" for x in run.differences(self.reference)]
+        shutil.rmtree(run.folder)
 
     def _damage_files(self, run: Run) -> None:
         """Damage the newest checkpoint, while there is one to go back to."""
         while len(run.whole()) > 1 and self.rng.random() < 0.8:
             self._count(*self.rng.choice(faults.TO_FILES)(run, self.rng))
 
-    def _launch(self, run: Run) -> bool:
+    def _launch(self, run: Run, disturb: bool) -> bool:
         """Start the run, do something to it, and see what it did. Returns: whether it is done."""
         newest = max(run.whole(), default=0)
         hosts = run.launch(2 if self.rng.random() < _TWO_HOSTS else 1)
         self.launches += 1
+        if disturb:
+            self._disturb(run, hosts)
+        elif not wait_for(lambda: not any(host.runs for host in hosts), 10 * _PATIENCE):
+            raise SystemExit("error: a launch that nothing was done to does not end")
+        self._judge(run, hosts, newest)
+        return hosts[0].process.returncode == 0
+
+    def _disturb(self, run: Run, hosts: list[Host]) -> None:
+        """One fault or two, at a random moment."""
         self._wait(run, hosts)
         if len(hosts) == 1 and self.rng.random() < 0.25 and hosts[0].runs:
             self._count(*faults.fill_disk(run, hosts, self.rng))
         kinds = [faults.kill, faults.ask_to_end] + [faults.lose_host] * (len(hosts) > 1)
         if any(host.runs for host in hosts):
             self._count(*self.rng.choice(kinds)(run, hosts, self.rng))
-        self._judge(run, hosts, newest)
-        return hosts[0].process.returncode == 0
 
     def _wait(self, run: Run, hosts: list[Host]) -> None:
         """Until a random moment: as a rule some time after the run has made progress."""

@@ -20,7 +20,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 
 ROOT = Path(__file__).parents[2]
-NUM_STEPS = 200
+NUM_STEPS = 60
 HEARTBEAT = 10  # seconds
 _SETTINGS = {
     "model.channels": "(16,)",
@@ -29,7 +29,7 @@ _SETTINGS = {
     "train.save_every": 5,
     "train.keep": 4,
     "train.log_every": 3,
-    "train.sample_every": 50,
+    "train.sample_every": 25,
     "sampler.num_steps": 4,
     "evaluation.num_samples": 64,
     "evaluation.batch_size": 16,

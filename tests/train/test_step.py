@@ -49,6 +49,23 @@ def test_a_step_moves_params_average_and_counters() -> None:
     assert np.isfinite(metrics["loss"]) and np.isfinite(metrics["grad_norm"])
 
 
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+@pytest.mark.parametrize("accumulate", [1, 4])
+def test_a_step_that_is_not_finite_changes_nothing_but_its_number(value, accumulate: int) -> None:
+    optimizer = optax.adam(0.1)
+    make = functools.partial(step_lib.make_train_step, _objective(), optimizer, 0.9, 0)
+    step = jax.jit(make(accumulate=accumulate))
+    start, _ = step(init_state(jnp.zeros(4), optimizer), BATCH)
+    image = BATCH["image"].copy()
+    image[3, 0, 0, 0] = value  # one pixel of one row, in one microbatch
+    state, metrics = step(start, BATCH | {"image": image})
+    assert not metrics["finite"] and not np.isfinite(metrics["loss"])
+    assert (int(state.step), int(state.updates)) == (2, 1)
+    jax.tree.map(np.testing.assert_array_equal, state, start.replace(step=state.step))
+    after, metrics = step(state, BATCH)
+    assert metrics["finite"] and int(after.updates) == 2 and np.isfinite(after.params).all()
+
+
 @pytest.mark.parametrize("updates, expected", [(0, 0.1), (10, 0.55), (10_000, 0.9)])
 def test_the_average_warms_up(updates: int, expected: float) -> None:
     averaged = update_ema(jnp.ones(1), jnp.zeros(1), jnp.int32(updates), decay=0.9)

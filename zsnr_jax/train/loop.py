@@ -148,6 +148,8 @@ class _Loop:
         if done == options.num_steps:
             return self._save_surely(done, _PATIENCE)
         ends = preemption.requested()
+        if self._window.skipped_in_a_row > options.max_skipped:
+            self._tell(self._window.settle())  # the step that is still under way may be fine
         skipped = self._window.skipped_in_a_row
         if ends or skipped > options.max_skipped:
             self._save_surely(done, patience=0)
@@ -158,13 +160,14 @@ class _Loop:
             self._try_to(self._parts.checkpoints.check)
         again = self._unsaved and done % options.log_every == 0
         if done % options.save_every == 0 or again:
-            self._unsaved = False
             self._try_to(lambda: self._save(done))
         return None
 
     def _save(self, done: int) -> None:
+        self._try_to(self._parts.checkpoints.wait)  # for an earlier one, which may have failed
         self._tell(self._window.settle())
         record = self._parts.record | {"window": self._window.to_dict()}
+        self._unsaved = False
         self._parts.checkpoints.save(done, self._placement.join(self._state), record)
 
     def _try_to(self, save: Callable[[], None]) -> None:
