@@ -194,6 +194,17 @@ def test_another_format_is_refused_by_name(tmp_path: Path, monkeypatch) -> None:
     checkpoints.close()
 
 
+def test_a_checkpoint_of_an_older_version_is_read_and_not_verified() -> None:
+    """Written by version 0.4.0, whose format was 1: `_save(folder, 7)` of this file."""
+    folder = Path(__file__).parent / "golden" / "checkpoint_of_0.4"
+    checkpoints = Checkpoints(folder, read_only=True)
+    assert checkpoints.record(7) == {"format": 1, **RECORD}
+    with pytest.warns(UserWarning, match="checkpoint 7 .* holds no digests: not verified"):
+        restored = _restore(checkpoints)
+    jax.tree.map(np.testing.assert_array_equal, restored, _state(7))
+    checkpoints.close()
+
+
 def test_an_array_of_another_shape_is_refused(tmp_path: Path) -> None:
     _save(tmp_path, 7)
     checkpoints = Checkpoints(tmp_path, read_only=True)

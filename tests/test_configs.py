@@ -80,7 +80,7 @@ def test_every_recipe_of_latents_is_made_without_weights(name: str, tmp_path: Pa
         assert run.model.dtype == run.text_encoder.dtype == jnp.dtype(dtype)
         assert run.vae.dtype == jnp.float32  # always: its pictures are measured
         mode = "fsdp" if name != "sd_tiny" or "fsdp" in variants else "pmap"
-        assert run.settings["parallel"] == {"mode": mode, "mesh": []}
+        assert run.settings["parallel"] == {"mode": mode, "mesh": [], "heartbeat": 100}
         prompts = run.settings["evaluation"]["prompts"]
         assert not prompts or (CONFIGS.parent / prompts).is_file()
 

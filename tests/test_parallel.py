@@ -14,7 +14,7 @@ import pytest
 from jax.sharding import PartitionSpec as P
 from two_hosts import BATCH, SHAPES, WAYS
 
-from zsnr_jax import parallel
+from zsnr_jax import digests, parallel
 from zsnr_jax.errors import UsageError
 
 SCRIPT = Path(__file__).parent / "two_hosts.py"
@@ -151,6 +151,9 @@ def test_a_state_is_put_stepped_and_gathered_over_two_hosts(way: str, hosts) -> 
         assert found["devices of joined"] == 8
         np.testing.assert_array_equal(found["gathered"], w)
         assert found["small"] == [7]
+        assert found["digests"] == digests.of_tree(
+            {"w": np.arange(2048, dtype=np.float32).reshape(64, 32), "b": np.float32([7])}
+        )
         assert found["drawn"] == [row * w[0, 1] for row in range(16)]
     rows = [rows for host in hosts for rows in host[way]["rows"]]
     assert rows == [[2 * i, 2 * i + 1] for i in range(8)]

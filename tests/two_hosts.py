@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from zsnr_jax import hlo, parallel
+from zsnr_jax import digests, hlo, parallel
 from zsnr_jax.parallel import Placement
 from zsnr_jax.process import DiffusionProcess
 from zsnr_jax.train.optimizer import make_optimizer
@@ -81,6 +81,7 @@ def arrays(placement: Placement) -> dict[str, Any]:
 
     rows = np.arange(8, dtype=np.float32) + 8 * parallel.host()
     again = placement.put(put)  # as a checkpoint that was read
+    of_put = digests.of_tree(put)
     local = [[s.data.shape for s in x["w"].addressable_shards] for x in (put, again)]
     stepped, metrics = placement.step(step)(put, {"x": rows[None]})
     joined, gathered = placement.join(stepped), placement.gather(stepped)
@@ -91,6 +92,7 @@ def arrays(placement: Placement) -> dict[str, Any]:
         "devices of joined": len(joined["w"].sharding.device_set),
         "gathered": np.asarray(gathered["w"].addressable_data(3)).tolist(),
         "small": np.asarray(gathered["b"].addressable_data(0)).tolist(),
+        "digests": of_put,
         "drawn": draw(gathered, np.arange(16, dtype=np.float32)).tolist(),
         "rows": [np.ravel(s.data).tolist() for s in placement.rows(rows).addressable_shards],
     }
