@@ -11,6 +11,12 @@ that it runs, and not what the fixes do: that is what `configs/brightness.py` sh
   python -m zsnr_jax.main --config=configs/sd_tiny.py --workdir=/tmp/zsnr_jax/sd/run
   python -m zsnr_jax.main --config=configs/sd_tiny.py --workdir=/tmp/zsnr_jax/sd/run --mode=export
 
+Expect less than ten minutes in all: with XLA_FLAGS=--xla_force_host_platform_device_count=8 for the
+training, 9 min 31 s by pmap, and of the training and its evaluation by `:fsdp` 6 min 35 s, on 2
+busy cores of an Intel Xeon. The two log the same losses to 2e-7, and their parameters after 200
+steps differ by 3e-5 of their norm, as Adam lets rounding grow in float32; either's checkpoints are
+exported, and gone on from, in the other's mode.
+
 Variants (after a colon, commas between):
   reference  the control: no fix, sampled as Stable Diffusion is
   fsdp       the state in slices over all devices; checkpoints are the same

@@ -117,7 +117,8 @@ def test_two_hosts_learn_what_one_does_lose_one_and_four_go_on(
     hosts[1].kill()
     _, told = hosts[0].communicate(timeout=100)  # the heartbeat, and time to notice
     assert hosts[0].returncode in (75, -signal.SIGABRT), told
-    assert "host 1 of 2" in told or "Task 1" in told  # by us, or by JAX where it was quicker
+    # By us, or by JAX where it was quicker.
+    assert any(name in told for name in ("host 1 of 2", "Task 1", "heartbeats):\n1")), told
     hosts[1].communicate()
     sliced = on_hosts(4, SMOKE, f"--workdir={workdir}", "--config.parallel.mode=fsdp")
     said = [host.communicate(timeout=500) for host in sliced]

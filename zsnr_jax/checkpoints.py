@@ -28,6 +28,7 @@ from zsnr_jax.train.state import TrainState
 
 FORMAT = 2  # of the record and of the tree of arrays
 _WITHOUT_DIGESTS = 1  # the format before: read, and not verified
+_MAX_RECORD = 2**26  # bytes; that of Stable Diffusion has half a million
 _SPARE = 1.1  # free space asked for, in sizes of the state
 
 
@@ -106,6 +107,9 @@ class Checkpoints:
         Raises: DamagedError where it is not as it was written; UsageError where its format is of
           another version.
         """
+        path = self._folder / str(step) / "record" / "metadata"
+        if path.exists() and path.stat().st_size > _MAX_RECORD:
+            raise self._damaged(step, f"its record has {path.stat().st_size} bytes")
         args = ocp.args.Composite(record=ocp.args.JsonRestore())
         record = self._restore(step, args).record
         version = record.get("format") if isinstance(record, dict) else None
@@ -136,7 +140,9 @@ class Checkpoints:
         args = ocp.args.Composite(state=ocp.args.StandardRestore(shapes))
         tree = self._restore(step, args).state
         if expected is None:
-            told = f"checkpoint {step} is of version 0.4 or older and holds no digests: not verified."
+            told = (
+                f"checkpoint {step} is of version 0.4 or older and holds no digests: not verified."
+            )
             warnings.warn(told, stacklevel=2)
         else:
             wrong = digests.differing(digests.of_tree(tree), expected)

@@ -5,12 +5,11 @@
 It reads the JSON that experiments leave, and the PNG beside each; no model, no JAX.
 """
 
-import json
 import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from zsnr_jax import page
+from zsnr_jax import files, page
 from zsnr_jax.errors import UsageError
 
 COLUMNS = ("what", "paper", "predicted", "ours")
@@ -26,17 +25,15 @@ def load(folder: pathlib.Path) -> list[dict[str, Any]]:
     """
     records = []
     for path in sorted(folder.glob("*.json")):
-        try:
-            record = json.loads(path.read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
-            raise UsageError(
-                f"{path} cannot be read ({error}): run its experiment again."
-            ) from None
+        record = files.read_json(path, "run its experiment again", finite=False)
         if not isinstance(record, dict) or "claim" not in record:
             continue
         remedy = f"run python -m experiments.{path.stem} again"
         if missing := [key for key in _KEYS if key not in record]:
             raise UsageError(f"{path} lacks {', '.join(missing)}: {remedy}.")
+        if record["name"] != path.stem:  # which is the name of its picture too
+            name = files.shown(record["name"])
+            raise UsageError(f"{path} is of the claim {name}: {remedy}, or rename it.")
         if not path.with_suffix(".png").exists():
             raise UsageError(f"there is no {path.with_suffix('.png')}: {remedy}.")
         records.append(record)
@@ -47,18 +44,23 @@ def write(folder: pathlib.Path, out: pathlib.Path) -> pathlib.Path:
     """Write the page of a folder's claims, and return its path."""
     records = load(folder)
     held = sum(record["holds"] is True for record in records)
+    sections = []
+    for record in records:
+        remedy = f"run python -m experiments.{record['name']} again"
+        with files.readable(folder / f"{record['name']}.json", remedy):
+            sections.append(_claim(record, folder / f"{record['name']}.png", remedy))
     body = [
         "<header><h1>The paper's claims, in numbers</h1>"
         f"<p class=verdict>{held} of {len(records)} claims hold as asserted. Each stands with what "
         "the paper prints, what a closed form predicts, what was measured, and the command."
         "</p></header>",
-        *(_claim(record, folder) for record in records),
+        *sections,
     ]
     return page.write(out, "The paper's claims, in numbers", "\n".join(body))
 
 
-def _claim(record: Mapping[str, Any], folder: pathlib.Path) -> str:
-    picture = page.data_uri((folder / f"{record['name']}.png").read_bytes(), "image/png")
+def _claim(record: Mapping[str, Any], png: pathlib.Path, remedy: str) -> str:
+    picture, _ = page.picture(png, remedy)
     verdict = {True: "It holds.", False: "It does not hold here.", None: "Measured in small only."}
     on = ", on networks that were trained before" if "--workdir" in record["command"] else ""
     seconds = f"{page.duration(record['seconds'], 'measured')}{on}"

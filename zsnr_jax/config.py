@@ -13,7 +13,7 @@ from typing import Any
 from ml_collections import ConfigDict, config_dict
 
 from zsnr_jax.errors import UsageError
-from zsnr_jax.files import flatten
+from zsnr_jax.files import flatten, shown
 
 Config = Any  # a ConfigDict, whose keys type checkers cannot see
 Variant = Callable[[Config], None]
@@ -228,6 +228,12 @@ def validate(config: Config) -> None:
     for name, value in values.items():
         if isinstance(value, float) and not math.isfinite(value):
             raise UsageError(f"{name} must be a finite number, and it is {value}.")
+        if isinstance(value, int | float) and abs(value) > _MOST and name != "seed":
+            raise UsageError(f"{name} must be within +-{_MOST}, and it is {shown(value)}.")
+    for name, kind in _LISTS.items():
+        if not all(type(entry) is kind for entry in values[name]):
+            said = f"{name} must be a list of {kind.__name__}"
+            raise UsageError(f"{said}, and it is {shown(values[name])}.")
     for name in _AT_LEAST_1:
         if values[name] < 1:
             raise UsageError(f"{name} must be at least 1, and it is {values[name]}.")
@@ -258,6 +264,11 @@ def validate(config: Config) -> None:
             )
 
 
+_MOST = 2**31 - 1  # of any setting
+_LISTS = {
+    "model.channels": int, "model.attention": bool, "sampler.guidance_interval": int,
+    "parallel.mesh": int,
+}  # fmt: skip
 _AT_LEAST_1 = (
     "train.num_steps", "train.steps_per_dispatch", "train.accumulate", "train.log_every",
     "train.save_every", "train.keep", "dataset.batch_size", "evaluation.num_samples",
@@ -299,12 +310,15 @@ def require_same_run(saved: Mapping[str, Any], current: Mapping[str, Any], where
     Args: saved, current: two results of `to_json`; where: the workdir, for the message.
     Raises: UsageError naming the first setting that differs, and both values.
     """
+    if not isinstance(saved, Mapping):
+        raise UsageError(f"{where} has a config.json without settings: choose another --workdir.")
     saved, current = of_training(saved), of_training(current)
     for name in sorted(saved.keys() | current.keys()):
         if saved.get(name) == current.get(name) or name in _MAY_MOVE:
             continue
+        known = name if name.isprintable() else shown(name)
         raise UsageError(
-            f"{where} holds a different run, with {name}={saved.get(name)!r} where this one has "
-            f"{current.get(name)!r}: choose another --workdir, or set it back (only "
+            f"{where} holds a different run, with {known[:80]}={shown(saved.get(name))} where this "
+            f"one has {shown(current.get(name))}: choose another --workdir, or set it back (only "
             f"{', '.join(MAY_CHANGE)} may change)."
         )

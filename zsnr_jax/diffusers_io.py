@@ -20,7 +20,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 
-from zsnr_jax import safetensors_files, scheduler_config, torch_weights
+from zsnr_jax import files, safetensors_files, scheduler_config, torch_weights
 from zsnr_jax.errors import UsageError
 from zsnr_jax.models.autoencoder import AutoencoderKL
 from zsnr_jax.models.sd_unet import UNet2DCondition
@@ -36,7 +36,11 @@ class _Kind(NamedTuple):
 
     model: Any
     stem: str
-    inputs: Callable[[Any], tuple[jax.Array, ...]]
+    inputs: Callable[[Any], tuple[jax.ShapeDtypeStruct, ...]]
+
+
+def _shape(*sizes: int, dtype: Any = jnp.float32) -> jax.ShapeDtypeStruct:
+    return jax.ShapeDtypeStruct(sizes, dtype)
 
 
 _KINDS = {
@@ -44,18 +48,17 @@ _KINDS = {
         UNet2DCondition,
         "diffusion_pytorch_model",
         lambda unet: (
-            jnp.zeros((1, 2 ** len(unet.block_out_channels), 2 ** len(unet.block_out_channels),
-                       unet.in_channels)),
-            jnp.zeros(1, jnp.int32),
-            jnp.zeros((1, 1, unet.cross_attention_dim)),
+            _shape(1, *[2 ** len(unet.block_out_channels)] * 2, unet.in_channels),
+            _shape(1, dtype=jnp.int32),
+            _shape(1, 1, unet.cross_attention_dim),
         ),
     ),
     "vae": _Kind(
         AutoencoderKL,
         "diffusion_pytorch_model",
-        lambda vae: (jnp.zeros((1, *[2 ** len(vae.block_out_channels)] * 2, vae.in_channels)),),
+        lambda vae: (_shape(1, *[2 ** len(vae.block_out_channels)] * 2, vae.in_channels),),
     ),
-    "text_encoder": _Kind(TextEncoder, "model", lambda _: (jnp.zeros((1, 1), jnp.int32),)),
+    "text_encoder": _Kind(TextEncoder, "model", lambda _: (_shape(1, 1, dtype=jnp.int32),)),
 }  # fmt: skip
 
 NETWORKS = tuple(_KINDS)  # of a folder
@@ -102,10 +105,8 @@ def read_scheduler(path: Path) -> tuple[DiffusionProcess, SamplerSettings]:
     """Read what a folder's networks were made for. Raises: UsageError, as of `read`."""
     index = _json(path / "model_index.json")
     if index.get("_class_name") != "StableDiffusionPipeline":
-        raise UsageError(
-            f"{path} holds a {index.get('_class_name')}: give the folder of a "
-            "StableDiffusionPipeline."
-        )
+        name = files.shown(index.get("_class_name")).strip("'")
+        raise UsageError(f"{path} holds a {name}: give the folder of a StableDiffusionPipeline.")
     scheduler = path / "scheduler" / "scheduler_config.json"
     return scheduler_config.read(_json(scheduler), str(scheduler))
 
@@ -126,8 +127,12 @@ def make_model(name: str, config: Mapping[str, Any], **options: Any) -> Any:
 
 
 def parameter_shapes(name: str, model: nn.Module) -> dict[str, Any]:
-    """Shapes of a network's parameters, without the outer "params"."""
-    return jax.eval_shape(model.init, jax.random.key(0), *_KINDS[name].inputs(model))["params"]
+    """Shapes of a network's parameters, without the outer "params".
+
+    Raises: UsageError where its sizes do not go together.
+    """
+    with files.readable(f"the config.json of the {name}", "give a whole copy of the folder"):
+        return jax.eval_shape(model.init, jax.random.key(0), *_KINDS[name].inputs(model))["params"]
 
 
 def weight_stem(name: str) -> str:
@@ -210,13 +215,11 @@ def _present_name(network: str, key: str) -> str:
 
 def _json(path: Path) -> dict[str, Any]:
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
+        found = files.read_json(path, "copy it again")
     except FileNotFoundError:
         raise UsageError(
             f"there is no {path}: give a whole Stable Diffusion folder in diffusers' format."
         ) from None
-    except (OSError, ValueError) as error:
-        raise UsageError(f"{path} cannot be read ({error}): copy it again.") from error
     if not isinstance(found, dict):
         raise UsageError(f"{path} does not hold settings: copy it again.")
     return found

@@ -2,12 +2,20 @@
 
 import base64
 import html
+import io
 import pathlib
+import re
 import string
 from collections.abc import Sequence
 from typing import Any
 
+from PIL import Image, UnidentifiedImageError
+
 from zsnr_jax import files
+from zsnr_jax.errors import UsageError
+
+_NO_SIGN = re.compile(r"[\x00-\x08\x0b-\x1f\x7f\ud800-\udfff]")  # control characters, surrogates
+_MAX_PNG = 2**26  # bytes of a picture on a page
 
 
 def write(path: pathlib.Path, title: str, body: str) -> pathlib.Path:
@@ -30,13 +38,30 @@ def table(head: Sequence[str], lines: Sequence[tuple[str, Sequence[str]]]) -> st
 
 
 def text(value: Any) -> str:
-    """Anything as HTML that shows it."""
-    return html.escape(str(value))
+    """Anything as HTML that shows it; what stands for no sign, as U+FFFD."""
+    return html.escape(_NO_SIGN.sub("\ufffd", str(value)))
 
 
 def data_uri(content: bytes, kind: str) -> str:
     """A file as an address that holds all of it. Args: kind: its MIME type."""
     return f"data:{kind};base64,{base64.b64encode(content).decode('ascii')}"
+
+
+def picture(path: pathlib.Path, remedy: str) -> tuple[str, tuple[int, int]]:
+    """A PNG file as an address that holds it, and its width and height.
+
+    Raises: UsageError for another format, and for a file that is missing, broken or too large.
+    Args: remedy: what to do about it, for the sentence.
+    """
+    try:
+        content = files.read_bytes(path, _MAX_PNG)
+        with Image.open(io.BytesIO(content), formats=["PNG"]) as image:
+            return data_uri(content, "image/png"), image.size
+    except UnidentifiedImageError:  # its text has an address in memory
+        said = "it has another format"
+    except Exception as error:  # PIL's readers raise all kinds
+        said = files.reason(error)
+    raise UsageError(f"{path} is no readable PNG ({said}): {remedy}.")
 
 
 def duration(seconds: float | None, what: str) -> str | None:

@@ -9,6 +9,7 @@ without a model. Nothing on it is loaded from anywhere: pictures and styles are 
 """
 
 import argparse
+import contextlib
 import json
 import os
 import pathlib
@@ -18,7 +19,6 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from matplotlib.figure import Figure
-from PIL import Image
 
 from zsnr_jax import claims, files, page, plotting
 from zsnr_jax.errors import UsageError
@@ -58,11 +58,9 @@ def load_run(workdir: str | os.PathLike[str]) -> Run:
     path = folder / "results.json"
     remedy = "run python -m zsnr_jax.main with its --config and --workdir to write it"
     try:
-        results = json.loads(path.read_text(encoding="utf-8"))
+        results = files.read_json(path, f"{remedy} again", finite=False)
     except FileNotFoundError:
         raise UsageError(f"there is no {path}: {remedy}.") from None
-    except (OSError, ValueError) as error:
-        raise UsageError(f"{path} cannot be read ({error}): {remedy} again.") from error
     missing = [key for key in _REQUIRED if not isinstance(results, dict) or key not in results]
     if missing:
         raise UsageError(f"{path} lacks {', '.join(missing)}: {remedy} again.")
@@ -80,8 +78,9 @@ def write_report(
     """
     run = load_run(workdir)
     path = pathlib.Path(out) if out else run.workdir / "report.html"
-    title = f"{_dataset(run)}: {run.results['config_name']}"
-    body = [_header(run), _pictures(run), _numbers(run), _curves(run), _provenance(run)]
+    with _drawn(run):
+        title = f"{_dataset(run)}: {run.results['config_name']}"
+        body = [_header(run), _pictures(run), _numbers(run), _curves(run), _provenance(run)]
     return page.write(path, title, "\n".join(body))
 
 
@@ -97,11 +96,12 @@ def write_comparison(
     few = len(runs) <= _FEW
     title = " beside ".join(run.name for run in runs) if few else f"{len(runs)} runs"
     body = [f"<header><h1>{page.text(title)}</h1></header>"]
-    if few:
-        body += [_pictures_of_all(runs), _numbers_of_all(runs), _differences(runs)]
-    else:
-        body += [_table_of_many(runs), _pictures_of_all(runs)]
-    body.append(_commands(runs))
+    with _drawn(*runs):
+        if few:
+            body += [_pictures_of_all(runs), _numbers_of_all(runs), _differences(runs)]
+        else:
+            body += [_table_of_many(runs), _pictures_of_all(runs)]
+        body.append(_commands(runs))
     return page.write(pathlib.Path(out), title, "\n".join(body))
 
 
@@ -134,6 +134,12 @@ def recipe(run: Run) -> str:
         f"{process.get('prediction')}-prediction; "
         f"{sampler.get('name')}, {sampler.get('num_steps')} {sampler.get('spacing')} steps"
     )
+
+
+def _drawn(*runs: Run) -> contextlib.AbstractContextManager[None]:
+    """Tell in a sentence of result files whose values are not those that a run writes."""
+    names = " or ".join(str(run.workdir / "results.json") for run in runs)
+    return files.readable(names, "write it again by python -m zsnr_jax.main --mode=eval")
 
 
 # Parts of the page of one run.
@@ -314,18 +320,11 @@ def _commands(runs: Sequence[Run]) -> str:
 
 def _strip(run: Run, name: str, title: str = "", caption: str = "", alt: str = "") -> str:
     path = run.workdir / "samples" / f"{name}.png"
-    try:
-        with Image.open(path) as image:
-            width, height = image.size
-    except OSError as error:
-        raise UsageError(
-            f"{path} is no readable PNG ({error}): delete it, or sample again, and draw the page "
-            "once more."
-        ) from error
+    remedy = "delete it, or sample again, and draw the page once more"
+    source, (width, height) = page.picture(path, remedy)
     heading = (
         f"<b>{page.text(title)}</b> <span class=quiet>{page.text(caption)}</span>" if title else ""
     )
-    source = page.data_uri(path.read_bytes(), "image/png")
     alt = page.text(alt or f"{title or run.name}, from dark to bright")
     return (
         f"<figure><figcaption>{heading}</figcaption>"

@@ -179,8 +179,11 @@ def _flawed_recipe(process: DiffusionProcess, num_steps: int) -> tuple[NoiseSche
 
 def train_seconds_before(workdir: Path) -> float | None:
     """What an evaluation before this one said of the training, which it need not repeat."""
-    path = workdir / "results.json"
-    return json.loads(path.read_text())["seconds"]["train"] if path.exists() else None
+    path, remedy = workdir / "results.json", "delete it"
+    if not path.exists():
+        return None
+    with files.readable(path, remedy):
+        return files.read_json(path, remedy, finite=False)["seconds"]["train"]
 
 
 def _values(estimates: dict[str, Any]) -> dict[str, float | None]:

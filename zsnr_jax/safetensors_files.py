@@ -8,17 +8,17 @@ Pickles (.bin, .ckpt, .pth) can run any code when they are read, and are never r
 """
 
 import hashlib
-import json
 from collections.abc import Mapping
-from pathlib import Path
+from pathlib import Path, PurePosixPath, PureWindowsPath
 
 import numpy as np
-from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
+from zsnr_jax import files
 from zsnr_jax.errors import UsageError
 
 _PICKLES = (".bin", ".ckpt", ".pth", ".pt")
+_MAX_HEADER = 2**24  # bytes; that of Stable Diffusion's UNet has 100 000
 
 
 def load(folder: Path, stem: str) -> dict[str, np.ndarray]:
@@ -39,10 +39,10 @@ def paths(folder: Path, stem: str) -> list[Path]:
         return [single]
     if not index.exists():
         raise UsageError(_why_none(folder, stem))
-    try:
-        names = sorted(set(json.loads(index.read_text())["weight_map"].values()))
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise UsageError(f"{index} cannot be read ({error}): copy it again.") from error
+    with files.readable(index, "copy it again"):
+        names = sorted(set(files.read_json(index, "copy it again")["weight_map"].values()))
+        for name in names:
+            _require_beside(index, name)
     return [folder / name for name in names]
 
 
@@ -59,15 +59,40 @@ def save(folder: Path, stem: str, tensors: Mapping[str, np.ndarray]) -> None:
     save_file(whole, folder / f"{stem}.safetensors", metadata={"format": "pt"})
 
 
+def _require_beside(index: Path, name: str) -> None:
+    """Refuse a name that would lead out of the index's folder.
+
+    A link of a good name may: in the hub's cache, all files are links.
+    """
+    named = {PurePosixPath(name).name, PureWindowsPath(name).name}
+    if named != {name} or not name.endswith(".safetensors") or not name.isprintable():
+        raise UsageError(
+            f"{index} names {files.shown(name)}, which is no safetensors file beside it: take the "
+            "folder from its source again, and mistrust this one."
+        )
+
+
 def _load_file(path: Path) -> dict[str, np.ndarray]:
     try:
+        _require_short_header(path)
         return load_file(path)
     except FileNotFoundError:
         raise UsageError(f"there is no {path}, which its index names: copy it as well.") from None
-    except (SafetensorError, OSError) as error:
-        raise UsageError(
-            f"{path} is broken or cut off ({error}): copy or download it again."
-        ) from error
+    except Exception as error:  # of dtypes that NumPy lacks, the library raises all kinds
+        said = f"{path} is broken or cut off ({files.reason(error)})"
+        raise UsageError(f"{said}: copy or download it again.") from error
+
+
+def _require_short_header(path: Path) -> None:
+    """Refuse a header that would take much memory to parse. The library checks all else in it."""
+    if not path.exists():
+        raise FileNotFoundError
+    if not path.is_file():
+        raise ValueError("it is no regular file")
+    with path.open("rb") as file:
+        length = int.from_bytes(file.read(8), "little")
+    if length > _MAX_HEADER:
+        raise ValueError(f"it claims a header of {length} bytes")
 
 
 def _why_none(folder: Path, stem: str) -> str:

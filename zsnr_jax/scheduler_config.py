@@ -13,6 +13,8 @@ Source: the scheduler_config.json of stabilityai/stable-diffusion-2-1-base and o
 ByteDance/sd2.1-base-zsnr-laionaes6.
 """
 
+import math
+import reprlib
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
@@ -46,13 +48,14 @@ def read(config: Mapping[str, Any], where: str) -> tuple[DiffusionProcess, Sampl
     """What a scheduler's settings mean. Absent ones have diffusers' defaults.
 
     Args: where: the file, for the message.
-    Raises: UsageError for a class or a setting that has no counterpart here, two names of the
-      rescale that disagree, and eps-prediction with zero terminal SNR.
+    Raises: UsageError for a class or a setting that has no counterpart here, a value of another
+      kind, two names of the rescale that disagree, and eps-prediction with zero terminal SNR.
     """
     name = config.get("_class_name")
-    if name not in _DEFAULTS:
+    if not isinstance(name, str) or name not in _DEFAULTS:
         raise UsageError(
-            f"{where} is of a {name}, and can be read of {', '.join(_DEFAULTS)}: take one of these."
+            f"{where} is of a {_shown(name)}, and can be read of {', '.join(_DEFAULTS)}: take one "
+            "of these."
         )
     spacing, to_clean = _DEFAULTS[name]
     if config.get("trained_betas") is not None:
@@ -61,17 +64,17 @@ def read(config: Mapping[str, Any], where: str) -> tuple[DiffusionProcess, Sampl
     has_range = beta_schedule in schedules.BETA_RANGE
     process = DiffusionProcess(
         schedule=beta_schedule,
-        num_steps=config.get("num_train_timesteps", 1000),
+        num_steps=_number(config, "num_train_timesteps", 1000, where),
         zero_terminal_snr=_rescales(config, where),
         prediction=_one_of(config, "prediction_type", "epsilon", _PREDICTIONS, where),
-        beta_start=config.get("beta_start", 0.0001) if has_range else None,
-        beta_end=config.get("beta_end", 0.02) if has_range else None,
+        beta_start=_number(config, "beta_start", 0.0001, where) if has_range else None,
+        beta_end=_number(config, "beta_end", 0.02, where) if has_range else None,
     )
     spacings = {name: name for name in ("leading", "linspace", "trailing")}
     sampler = SamplerSettings(
         spacing=_one_of(config, "timestep_spacing", spacing, spacings, where),
-        steps_offset=config.get("steps_offset", 0),
-        final_level=0 if config.get("set_alpha_to_one", to_clean) else 1,
+        steps_offset=_number(config, "steps_offset", 0, where),
+        final_level=0 if _flag(config, "set_alpha_to_one", to_clean, where) else 1,
     )
     return process, sampler
 
@@ -112,7 +115,7 @@ def write(
 
 
 def _rescales(config: Mapping[str, Any], where: str) -> bool:
-    found = {name: bool(config[name]) for name in _RESCALES if name in config}
+    found = {name: _flag(config, name, False, where) for name in _RESCALES if name in config}
     if len(set(found.values())) > 1:
         raise UsageError(
             f"{where} says {' and '.join(f'{k}={v}' for k, v in found.items())}, two names of one "
@@ -125,6 +128,29 @@ def _one_of(
     config: Mapping[str, Any], key: str, default: str, names: Mapping[str, str], where: str
 ) -> str:
     value = config.get(key, default)
-    if value not in names:
-        raise UsageError(f"{where} has {key}={value!r}, and must have {' or '.join(names)}.")
+    if not isinstance(value, str) or value not in names:
+        allowed = " or ".join(names)
+        raise UsageError(f"{where} has {key}={reprlib.repr(value)}, and must have {allowed}.")
     return names[value]
+
+
+def _number(config: Mapping[str, Any], key: str, default: Any, where: str) -> Any:
+    """A setting that is a number as its default is: a whole one up to 10^6, or a finite one."""
+    value, whole = config.get(key, default), isinstance(default, int)
+    kinds = int if whole else (int, float)
+    most = schedules.MAX_STEPS if whole else math.inf
+    if isinstance(value, bool) or not isinstance(value, kinds) or not 0 <= value <= most:
+        allowed = f"a whole number, 0 to {most}" if whole else "a number, 0 or more"
+        raise UsageError(f"{where} has {key}={reprlib.repr(value)}, and must have {allowed}.")
+    return value
+
+
+def _flag(config: Mapping[str, Any], key: str, default: bool, where: str) -> bool:
+    value = config.get(key, default)
+    if not isinstance(value, bool):
+        raise UsageError(f"{where} has {key}={reprlib.repr(value)}, and must have true or false.")
+    return value
+
+
+def _shown(name: Any) -> str:
+    return name[:80] if isinstance(name, str) and name.isidentifier() else reprlib.repr(name)

@@ -18,6 +18,7 @@ import numpy as np
 from zsnr_jax.errors import UsageError
 
 SCHEDULES = ("linear", "cosine", "scaled_linear")
+MAX_STEPS = 10**6  # a thousand times what anyone trains with; more would only take memory
 
 # beta_1 and beta_T of DDPM (linear) and Stable Diffusion (scaled_linear), both made for T = 1000.
 BETA_RANGE = {"linear": (1e-4, 0.02), "scaled_linear": (0.00085, 0.012)}
@@ -50,7 +51,7 @@ def make_schedule(
 
     Args:
       name: `linear` (DDPM), `scaled_linear` (Stable Diffusion) or `cosine` (improved DDPM).
-      num_steps: T >= 2.
+      num_steps: T, 2 to 10^6.
       zero_terminal_snr: make alpha[T] exactly 0. `linear` and `scaled_linear` are rescaled by
         Algorithm 1; `cosine` drops the clip on beta that alone kept its end above 0.
       beta_start, beta_end: beta_1 and beta_T in (0, 1), for the two linear schedules only.
@@ -62,8 +63,11 @@ def make_schedule(
         raise UsageError(
             f"schedule name {name!r} is unknown: choose one of {', '.join(SCHEDULES)}."
         )
-    if num_steps < 2:
-        raise UsageError(f"a schedule needs at least 2 steps, and num_steps is {num_steps}.")
+    if not 2 <= num_steps <= MAX_STEPS:
+        raise UsageError(
+            f"a schedule needs at least 2 steps and at most {MAX_STEPS}, and num_steps is "
+            f"{num_steps}."
+        )
     if name == "cosine":
         if beta_start is not None or beta_end is not None:
             raise UsageError("the cosine schedule has no beta_start or beta_end: leave both unset.")

@@ -14,6 +14,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
+import jax.numpy as jnp
 import numpy as np
 from flax import traverse_util
 
@@ -49,7 +50,7 @@ def from_torch(
     Args: tensors: by torch's names.  shapes: the parameters, or their `jax.eval_shape`, without the
       outer "params".  where: the file, for the message.
     Returns: like `shapes`, of NumPy arrays that keep the tensors' dtypes.
-    Raises: UsageError that lists what is missing, extra or misshapen.
+    Raises: UsageError that lists what is missing, extra, misshapen, or not of floats.
     """
     like = _flat(shapes)
     wanted = {torch_name(path): path for path in like}
@@ -67,6 +68,11 @@ def from_torch(
         "missing": sorted(wanted.keys() - tensors.keys()),
         "extra": sorted(tensors.keys() - wanted.keys()),
         "misshapen": misshapen,
+        "not of floats": [
+            f"{name} {tensors[name].dtype}"
+            for name in wanted
+            if name in tensors and not jnp.issubdtype(tensors[name].dtype, jnp.floating)
+        ],
     }
     if any(faults.values()):
         listed = "; ".join(f"{what} {_listed(names)}" for what, names in faults.items() if names)
@@ -82,6 +88,7 @@ def _flat(tree: Mapping[str, Any]) -> dict[tuple[str, ...], Any]:
 
 
 def _listed(names: list[str]) -> str:
+    names = [name if name.isprintable() else ascii(name) for name in names]
     more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
     return ", ".join(names[:_SHOWN]) + more
 

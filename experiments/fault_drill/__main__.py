@@ -1,6 +1,6 @@
 """Break a run in every way that is known to happen, and see that it ends as if nothing had.
 
-  python -m experiments.fault_drill --minutes=10 [--seed=0] [--faults=30] [--out=FILE]
+  python -m experiments.fault_drill --minutes=10 [--seed=0] [--faults=30] [--mode=fsdp]
 
 A run is started; killed, asked to end, starved of disk, robbed of a host or of a file; and started
 again by the same command, until it is done. Then its parameters, its log, its results and its
@@ -22,6 +22,7 @@ from tqdm import tqdm
 
 from experiments.fault_drill import faults, report
 from experiments.fault_drill.drill import Drill
+from zsnr_jax.parallel import MODES
 
 REPORT = Path(__file__).parent / "report.json"
 _DISK = 64_000_000  # bytes of the small file system
@@ -33,6 +34,7 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, default=10.0, help="how long to go on")
     parser.add_argument("--faults", type=int, default=sys.maxsize, help="... or until so many")
     parser.add_argument("--seed", type=int, default=0, help="of the faults")
+    parser.add_argument("--mode", choices=MODES, default=MODES[0], help="how the state lies")
     parser.add_argument("--out", type=Path, default=REPORT, help="the report to add to")
     parser.add_argument("--workdir", type=Path, help="instead of a temporary folder; it is emptied")
     chosen = parser.parse_args()
@@ -47,7 +49,7 @@ def main() -> None:
 
 def _drill(chosen: argparse.Namespace, workdir: Path) -> list[str]:
     """Returns: what went wrong."""
-    drill = Drill(chosen.seed, workdir, workdir / "disk")
+    drill = Drill(chosen.seed, chosen.mode, workdir, workdir / "disk")
     drill.prepare()
     start = time.monotonic()
     seconds = lambda: time.monotonic() - start  # noqa: E731

@@ -18,30 +18,32 @@ _PATIENCE = 300  # seconds in which a launch has to make progress, on a slow mac
 class Drill:
     """One part of the report."""
 
-    def __init__(self, seed: int, workdir: Path, disk: Path) -> None:
-        self.seed, self.rng = seed, random.Random(seed)
+    def __init__(self, seed: int, mode: str, workdir: Path, disk: Path) -> None:
+        """Args: mode: of config.parallel; disk: where the runs are that faults are done to."""
+        self.seed, self.mode, self.rng = seed, mode, random.Random(seed)
         self.counts: collections.Counter[str] = collections.Counter()
         self.wrong: list[str] = []
         self.launches = self.lives = self.went_back = 0
-        self._workdir, self._disk = workdir, disk
-        self.reference = Run(workdir / "reference", workdir / "compiled")
+        self._disk = disk
+        self._run = lambda folder: Run(folder, workdir / "compiled", mode)
+        self._reference = self._run(workdir / "reference")
 
     def prepare(self) -> None:
         """Run it once with nothing done to it."""
-        host = self.reference.launch(1)[0]
+        host = self._reference.launch(1)[0]
         if not wait_for(lambda: not host.runs, 10 * _PATIENCE) or host.process.returncode:
             raise SystemExit(f"error: the undisturbed run failed: {host.said[-2000:]}")
 
     def live(self, done: Any) -> None:
         """One run from its start to its end, undisturbed once `done` says that it is enough."""
-        run = Run(self._disk / f"life{self.lives}", self._workdir / "compiled")
+        run = self._run(self._disk / f"life{self.lives}")
         ended = False
         while not ended:
             if not done():
                 self._damage_files(run)
             ended = self._launch(run, disturb=not done())
         self.lives += 1
-        self.wrong += [f"it ended with another {x}" for x in run.differences(self.reference)]
+        self.wrong += [f"it ended with another {x}" for x in run.differences(self._reference)]
         shutil.rmtree(run.folder)
 
     def _damage_files(self, run: Run) -> None:

@@ -26,6 +26,7 @@ def part(drill: Drill, seconds: float) -> dict[str, Any]:
     """What a report says of one drill."""
     return {
         "seed": drill.seed,
+        "mode": drill.mode,
         "date": datetime.date.today().isoformat(),
         "minutes": round(seconds / 60, 1),
         "machine": _machine(),

@@ -72,9 +72,9 @@ class Host:
 class Run:
     """A workdir, and what is known of the checkpoints in it."""
 
-    def __init__(self, folder: Path, compiled: Path) -> None:
-        """Args: compiled: where JAX keeps compiled programs, for all launches."""
-        self.folder, self._compiled = folder, compiled
+    def __init__(self, folder: Path, compiled: Path, mode: str) -> None:
+        """Args: compiled: where JAX keeps compiled programs, for all launches; mode: pmap, fsdp."""
+        self.folder, self._compiled, self._mode = folder, compiled, mode
         self.checkpoints = folder / "checkpoints"
         self.launches = 0
         self._known: dict[int, str] = {}  # steps that were whole, and the digest of their files
@@ -130,7 +130,8 @@ class Run:
                 "SLURM_LOCALID": str(host), "JAX_COORDINATOR_PORT": str(port)}
                if hosts > 1 else {}),
         }  # fmt: skip
-        command = [*_COMMAND, f"--workdir={self.folder}", *(["--multihost"] * (hosts > 1))]
+        chosen = [f"--workdir={self.folder}", f"--config.parallel.mode={self._mode}"]
+        command = [*_COMMAND, *chosen, *(["--multihost"] * (hosts > 1))]
         log = self._compiled.parent / f"log-{self.folder.name}-{self.launches}-{host}.txt"
         with log.open("wb") as out:
             process = subprocess.Popen(

@@ -11,6 +11,10 @@ A source is a folder, of one of two kinds:
 A picture without a caption is skipped, as is one whose caption is empty: training drops captions at
 the rate it is told, and these would add to it unseen. Nothing is lost in silence: what cannot be
 used comes as `Skipped`, with the reason.
+
+Names within a tar are keys, and never places: nothing is written, and links, folders and devices
+are passed over. What a tar, a picture or a caption claims to be is held against limits before
+memory is taken for it.
 """
 
 import functools
@@ -18,22 +22,28 @@ import hashlib
 import io
 import itertools
 import os
+import re
 import tarfile
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
+from zsnr_jax import files
 from zsnr_jax.data.pipeline import fit_image
 from zsnr_jax.errors import UsageError
 
 PICTURES = ("jpg", "jpeg", "png", "webp")  # the endings, and the formats that are read
 PICTURES_PER_SHARD = 1000  # where the source has no shards of its own
-MAX_PIXELS = 2**26  # of a picture as it is stored; 8192 x 8192
+MAX_PIXELS = 2**26  # of a picture as it is stored; 8192 x 8192, which take 256 MiB as RGBA
+MAX_PICTURE_BYTES = 4 * MAX_PIXELS  # of its file: no more than its pixels
+MAX_CAPTION_BYTES = 2**16  # a tokenizer keeps some 300 of them
 _FORMATS = ("JPEG", "PNG", "WEBP")
 _BLOCK = 512  # bytes; members of a tar start at multiples of it, and a block of zeros ends it
+_MAX_HEADER = 2**16  # bytes of a long name, or of a member's other settings
+_MANY_DIGITS = re.compile(rb"[0-9]{256}")  # in a header, over which tarfile would brood for long
 
 
 class Item(NamedTuple):
@@ -117,8 +127,7 @@ def decode_image(content: bytes, image_size: int) -> np.ndarray:
     except UnidentifiedImageError as error:  # its text has an address in memory
         raise BadImageError("not a JPEG, PNG or WebP picture") from error
     except Exception as error:  # PIL's readers raise all kinds, struct.error and SyntaxError too
-        reason = (str(error) or type(error).__name__).splitlines()[0]
-        raise BadImageError(f"cannot be decoded: {reason[:120]}") from error
+        raise BadImageError(f"cannot be decoded: {files.reason(error)[:120]}") from error
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:
@@ -132,44 +141,94 @@ def _to_rgb(image: Image.Image) -> Image.Image:
 
 
 class _Member(NamedTuple):
-    """A member of a tar that belongs to a sample."""
+    """A member of a tar that belongs to a sample. Of one that is too large: no content."""
 
     key: str
     suffix: str
-    content: bytes
+    content: bytes | None
+
+
+class _Forwards:
+    """A file as tarfile may read it: ever on, and headers of some length only.
+
+    A header may claim a size of terabytes, for which it would take the memory, or a negative one,
+    which would lead it round in circles.
+    """
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._file = file
+        self.tell = file.tell
+
+    def read(self, size: int) -> bytes:
+        if not 0 <= size <= _MAX_HEADER:
+            raise tarfile.ReadError(f"a header of {size} bytes")
+        content = self._file.read(size)
+        if _MANY_DIGITS.search(content):
+            raise tarfile.ReadError("a header with a number of 256 digits")
+        return content
+
+    def seek(self, place: int) -> None:
+        if place < self._file.tell() - 1:  # tarfile reads the last byte once more
+            raise tarfile.ReadError("a member of negative size")
+        self._file.seek(place)
 
 
 def _read_tar(path: Path) -> Iterator[Item | Skipped]:
     """Go through a tar's samples, in its order."""
     for key, group in itertools.groupby(_members(path), key=lambda member: member.key):
-        contents: dict[str, bytes] = {}
+        contents: dict[str, bytes | None] = {}
         for member in group:
             if isinstance(member, Skipped):  # the tar's own, whose key is no sample's
                 yield member
             else:
                 contents[member.suffix] = member.content
         if contents:
-            image = next((contents[kind] for kind in PICTURES if kind in contents), None)
-            yield _entry(key, image, contents.get("txt"))
+            image = next((kind for kind in PICTURES if kind in contents), None)
+            if large := [kind for kind in (image, "txt") if contents.get(str(kind), b"") is None]:
+                yield Skipped(key, f"its {large[0]} is too large")
+            else:
+                yield _entry(key, contents.get(str(image)), contents.get("txt"))
 
 
 def _members(path: Path) -> Iterator[_Member | Skipped]:
     """The pictures and captions of a tar; where it breaks off, that at last."""
     end = 0  # of the last member
     try:
-        with open(path, "rb") as file, tarfile.open(fileobj=file, mode="r:") as tar:
-            for info in tar:
-                end = info.offset_data + -(-info.size // _BLOCK) * _BLOCK
+        if not path.is_file():
+            raise tarfile.ReadError("no regular file")
+        with open(path, "rb") as file, _open_tar(file) as tar:
+            while info := tar.next():
+                tar.members = []  # which it would collect, for whoever reads in another order
+                start = info.offset_data
+                end = start + -(-info.size // _BLOCK) * _BLOCK
                 folder, slash, name = info.name.rpartition("/")
                 stem, _, suffix = name.partition(".")
-                content = tar.extractfile(info) if info.isfile() and stem else None
-                if content and suffix.lower() in (*PICTURES, "txt"):
-                    yield _Member(f"{folder}{slash}{stem}", suffix.lower(), content.read())
+                plain = info.type in (tarfile.REGTYPE, tarfile.AREGTYPE) and not info.issparse()
+                if plain and stem and (suffix := suffix.lower()) in (*PICTURES, "txt"):
+                    content = _content(file, start, info.size, suffix)
+                    yield _Member(f"{folder}{slash}{stem}", suffix, content)
             file.seek(end)  # tarfile takes any end for the end, but for one within a member
             if file.read(_BLOCK) != bytes(_BLOCK):
                 raise tarfile.ReadError("no end mark")
-    except (tarfile.TarError, OSError) as error:
-        yield Skipped(path.name, f"cut short or broken ({error}): what follows is lost")
+    except Exception as error:  # tarfile's, and of odd numbers in headers all kinds
+        said = f"cut short or broken ({files.reason(error)})"
+        yield Skipped(path.name, f"{said}: what follows is lost")
+
+
+def _open_tar(file: BinaryIO) -> Any:
+    forwards: Any = _Forwards(file)
+    return tarfile.open(fileobj=forwards, mode="r:")
+
+
+def _content(file: BinaryIO, start: int, size: int, suffix: str) -> bytes | None:
+    """The bytes of a tar's member, or None where there are too many of them."""
+    if size > (MAX_CAPTION_BYTES if suffix == "txt" else MAX_PICTURE_BYTES):
+        return None
+    file.seek(start)
+    content = file.read(size)
+    if len(content) < size:
+        raise tarfile.ReadError("unexpected end of data")
+    return content
 
 
 def _list_pictures(folder: Path) -> list[str]:
@@ -187,8 +246,9 @@ def _read_files(folder: Path, names: Sequence[str]) -> Iterator[Item | Skipped]:
     for name in names:
         text = (folder / name).with_suffix(".txt")
         try:
-            caption = text.read_bytes() if text.exists() else None
-            entry = _entry(name, (folder / name).read_bytes(), caption)
+            caption = files.read_bytes(text, MAX_CAPTION_BYTES) if text.exists() else None
+            image = files.read_bytes(folder / name, MAX_PICTURE_BYTES)
+            entry = _entry(name, image, caption)
         except OSError as error:
             entry = Skipped(name, f"cannot be read: {error.strerror}")
         yield entry

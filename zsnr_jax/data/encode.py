@@ -226,7 +226,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     add("--host", type=int, default=0, help="the number of this host, 0..num_hosts-1 (0)")
     add("--num_hosts", type=int, default=1, help="hosts that share the shards (1)")
     options = parser.parse_args(argv)
-    warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # these pictures are skipped
+    warnings.simplefilter("error", Image.DecompressionBombWarning)  # these pictures are skipped
     source = captions.open_captions(options.source)
     encoder = Encoder(options.pretrained, options.image_size, options.batch_size, options.dtype)
     done = encode(encoder, source, options.out, options.host, options.num_hosts)

@@ -22,6 +22,7 @@ import dataclasses
 import hashlib
 import itertools
 import json
+import math
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, NoReturn, Self
@@ -29,11 +30,15 @@ from typing import Any, NoReturn, Self
 import numpy as np
 from array_record.python.array_record_data_source import ArrayRecordDataSource
 
+from zsnr_jax import files
 from zsnr_jax.errors import UsageError
 
 VERSION = 1
 DATASET = "dataset.json"
 MOMENTS_DTYPE, IDS_DTYPE = np.dtype("<f2"), np.dtype("<i4")
+_MAX_KEY = 2**20  # bytes
+_MOST = 2**31 - 1  # of whatever is counted in the JSON files, and of token ids
+_MOST_SKIPPED = 2**26  # bytes of a shard's JSON, which lists what was skipped
 _AGAIN = "run the same command again (python -m zsnr_jax.data.encode)"
 
 
@@ -70,29 +75,47 @@ class LatentInfo:
 
         Raises: UsageError where it is missing, broken, or of another version of the format.
         """
-        path = folder / DATASET
+        path, remedy = folder / DATASET, "delete the folder and encode anew"
         try:
-            found = json.loads(path.read_text(encoding="utf-8"))
-            version = found.pop("version")
-            if version != VERSION:
-                raise UsageError(
-                    f"{path} is of version {version!r} of the format, and this is version "
-                    f"{VERSION}: encode anew, into another folder."
-                )
-            if found.pop("format") != "zsnr_jax latents":
-                raise ValueError("it is of another format")
-            shape, empty = tuple(found.pop("moments_shape")), tuple(found.pop("empty_ids"))
-            return cls(version=version, moments_shape=shape, empty_ids=empty, **found)
+            found = files.read_json(path, remedy)
         except FileNotFoundError:
             raise UsageError(
                 f"there is no {path}: make it with python -m zsnr_jax.data.encode."
             ) from None
-        except UsageError:
-            raise
-        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-            raise UsageError(
-                f"{path} cannot be read ({_first_line(error)}): delete the folder and encode anew."
-            ) from error
+        with files.readable(path, remedy):
+            version = found.pop("version")
+            if version != VERSION:
+                raise UsageError(
+                    f"{path} is of version {files.shown(version)} of the format, and this is "
+                    f"version {VERSION}: encode anew, into another folder."
+                )
+            if found.pop("format") != "zsnr_jax latents":
+                raise ValueError("it is of another format")
+            shape, empty = tuple(found.pop("moments_shape")), tuple(found.pop("empty_ids"))
+            info = cls(version=version, moments_shape=shape, empty_ids=empty, **found)
+            info.check()
+        return info
+
+    def check(self) -> None:
+        """Raises: ValueError where a field is of another kind or size than it can be."""
+        counts = (self.num_shards, self.image_size, self.num_tokens, *self.moments_shape)
+        if len(self.moments_shape) != 3 or not all(map(_is_count, counts)):
+            raise ValueError("its sizes are no whole numbers above 0")
+        if math.prod(self.moments_shape) > _MOST:
+            raise ValueError("its moments_shape is too large")
+        if len(self.empty_ids) != self.num_tokens or not all(map(_is_count_or_0, self.empty_ids)):
+            raise ValueError("its empty_ids are no row of num_tokens ids")
+        if self.moments_dtype != "float16":
+            raise ValueError(f"its moments_dtype is {files.shown(self.moments_dtype)}, not float16")
+        if type(self.scaling_factor) not in (int, float) or not self.scaling_factor > 0:
+            raise ValueError("its scaling_factor is no number above 0")
+        for field in dataclasses.fields(self):
+            value = getattr(self, field.name)
+            words = [value] if field.type is str else []
+            if field.type == dict[str, str]:
+                words = [*value, *value.values()]
+            if not all(isinstance(word, str) for word in words):
+                raise ValueError(f"its {field.name} is no text")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -116,16 +139,19 @@ class ShardInfo:
 
         Raises: UsageError where its file is broken.
         """
-        path = folder / f"{shard_name(shard)}.json"
+        path, remedy = folder / f"{shard_name(shard)}.json", f"delete it and {_AGAIN}"
         try:
-            found = json.loads(path.read_text(encoding="utf-8"))
-            return cls(skipped=tuple(found.pop("skipped")), **found)
+            text = files.read_text(path, remedy, _MOST_SKIPPED)
         except FileNotFoundError:
             return None
-        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-            raise UsageError(
-                f"{path} cannot be read ({_first_line(error)}): delete it and {_AGAIN}."
-            ) from error
+        with files.readable(path, remedy):
+            found = files.parse_json(text)
+            info = cls(skipped=tuple(found.pop("skipped")), **found)
+            if not all(map(_is_count_or_0, (info.num_examples, info.captions_cut))):
+                raise ValueError("its counts are no whole numbers")
+            if not all(isinstance(word, str) for word in (info.source, info.sha256, *info.skipped)):
+                raise ValueError("its names are no text")
+        return info
 
 
 @dataclasses.dataclass(frozen=True, repr=False)
@@ -167,7 +193,7 @@ class LatentSource:
             return unpack(self.records[index], self.info)
         except Exception as error:  # the reader's own, of any kind
             shard = shard_name(bisect.bisect_right(self.ends, index))
-            _damaged(self.folder, shard, _first_line(error), error)
+            _damaged(self.folder, shard, files.reason(error), error)
 
 
 def open_latents(folder: str | Path) -> LatentSource:
@@ -214,13 +240,21 @@ def pack(moments: np.ndarray, ids: np.ndarray, key: str) -> bytes:
 
 
 def unpack(record: bytes, info: LatentInfo) -> tuple[dict[str, np.ndarray], str]:
-    """The example and the key of a record. Raises: ValueError where it is too short."""
-    count = int(np.prod(info.moments_shape))
-    start, end = (count * MOMENTS_DTYPE.itemsize, info.num_tokens * IDS_DTYPE.itemsize)
+    """The example and the key of a record.
+
+    Raises: ValueError where it is too short or too long, or holds what no record has.
+    """
+    count = math.prod(info.moments_shape)
+    start = count * MOMENTS_DTYPE.itemsize
+    end = start + info.num_tokens * IDS_DTYPE.itemsize
+    if not end <= len(record) <= end + _MAX_KEY:
+        raise ValueError(f"a record has {len(record)} bytes, and {end} and those of its key fit")
     moments = np.frombuffer(record, MOMENTS_DTYPE, count).reshape(info.moments_shape)
     ids = np.frombuffer(record, IDS_DTYPE, info.num_tokens, offset=start)
+    if not np.isfinite(moments).all() or ids.min() < 0:
+        raise ValueError("a record holds moments that are not finite, or ids below 0")
     example = {"moments": moments.astype(np.float32), "ids": ids.astype(np.int32)}
-    return example, record[start + end :].decode()
+    return example, record[end:].decode()
 
 
 def vae_digests(pretrained: Path) -> dict[str, str]:
@@ -274,5 +308,9 @@ def _damaged(folder: Path, shard: str, reason: str, cause: Exception | None = No
     ) from cause
 
 
-def _first_line(error: Exception) -> str:
-    return (str(error) or type(error).__name__).splitlines()[0].rstrip(".:; ")
+def _is_count_or_0(value: Any) -> bool:
+    return type(value) is int and 0 <= value <= _MOST
+
+
+def _is_count(value: Any) -> bool:
+    return _is_count_or_0(value) and value > 0

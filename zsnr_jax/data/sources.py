@@ -17,6 +17,7 @@ import numpy as np
 import tensorflow_datasets as tfds
 from tensorflow_datasets.core import constants
 
+from zsnr_jax import files
 from zsnr_jax.data import brightness, digits
 from zsnr_jax.errors import UsageError
 
@@ -74,9 +75,11 @@ class Source:
             raise IndexError(f"row {index} of {self!r}")
         with _readable(self.info.name, self.folder):
             record = self.records[index]
-        label = record.get("label", 0) if self.info.num_classes > 1 else 0
-        image = np.asarray(record["image"])[:, :, : self.info.channels]  # some files have alpha
-        return {"image": image, "label": np.int32(label)}
+            label = np.int32(record.get("label", 0) if self.info.num_classes > 1 else 0)
+            image = np.asarray(record["image"])[:, :, : self.info.channels]  # some files have alpha
+            if not image.size or image.dtype != np.uint8:
+                raise ValueError(f"row {index} has an image {image.shape} of {image.dtype}")
+        return {"image": image, "label": label}
 
     def __repr__(self) -> str:
         # Without the folder: the same data is the same data wherever it lies.
@@ -222,8 +225,7 @@ def _root(data_dir: str | None) -> str:
 
 def _first_line(error: Exception) -> str:
     """The gist of a reader's message, which may list every argument and every dataset it knows."""
-    line = (str(error) or type(error).__name__).splitlines()[0]
-    return line.rsplit('}": ', 1)[-1].rstrip(".:; ")
+    return files.reason(error).rsplit('}": ', 1)[-1]
 
 
 @contextlib.contextmanager

@@ -11,7 +11,6 @@ Stable Diffusion 2.x "!" is 0, where OpenCLIP, which its networks learnt with, h
 """
 
 import dataclasses
-import json
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -20,6 +19,7 @@ from typing import Any, NoReturn
 import numpy as np
 from tokenizers import AddedToken, Regex, Tokenizer, models, normalizers, pre_tokenizers
 
+from zsnr_jax import files
 from zsnr_jax.errors import UsageError
 
 _CONFIG, _SPECIAL = "tokenizer_config.json", "special_tokens_map.json"
@@ -36,6 +36,7 @@ _ROLES = {  # and the tokens that have them where no file says so
 _WORDS = (
     r"<\|startoftext\|>|<\|endoftext\|>|'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+"
 )
+_REMEDY = "give the whole tokenizer/ folder of a Stable Diffusion model"
 _BYTES = 2 * 256  # tokens that no merge makes: each byte, within a word and at its end
 
 
@@ -70,8 +71,7 @@ class ClipTokenizer:
         except UsageError:
             raise
         except Exception as error:  # the readers' own, and what odd JSON brings about
-            reason = (str(error) or type(error).__name__).splitlines()[0]
-            _refuse(place, f"holds a broken file ({reason})", error)
+            _refuse(place, f"holds a broken file ({files.reason(error)})", error)
         self.length = config.get("model_max_length", 77)
         self.vocab_size = 1 + max(vocabulary.values())
         self.start_id, self.end_id, self.pad_id = (
@@ -119,9 +119,9 @@ def _read_config(place: Path) -> dict[str, Any]:
     config = _read_json(place / _CONFIG)
     kind, length = config.get("tokenizer_class", _CLASSES[0]), config.get("model_max_length", 77)
     if kind not in _CLASSES:
-        _refuse(place / _CONFIG, f"has tokenizer_class {kind!r}, not {_CLASSES[0]!r}")
-    if not 2 < length <= 1024:
-        _refuse(place / _CONFIG, f"has model_max_length {length!r}, not 77")
+        _refuse(place / _CONFIG, f"has tokenizer_class {files.shown(kind)}, not {_CLASSES[0]!r}")
+    if not 2 < length <= 1024 or not isinstance(length, int):
+        _refuse(place / _CONFIG, f"has model_max_length {files.shown(length)}, not 77")
     return config
 
 
@@ -143,7 +143,8 @@ def _special_tokens(place: Path, config: Mapping[str, Any]) -> dict[str, AddedTo
         tokens[role] = AddedToken(token["content"], normalized=token.get("normalized", False))
     others = {*known, *_read_json(place / _ADDED)} if (place / _ADDED).exists() else {*known}
     if others := others - {token.content for token in tokens.values()}:
-        _refuse(place, f"adds the tokens {sorted(others)} to CLIP's own, which is not implemented")
+        added = files.shown(sorted(others))
+        _refuse(place, f"adds the tokens {added} to CLIP's own, which is not implemented")
     return tokens
 
 
@@ -153,6 +154,7 @@ def _read_vocabulary(place: Path) -> tuple[dict[str, int], list[tuple[str, str]]
         for file in (place / _VOCABULARY, place / _MERGES):
             if not file.exists():
                 _refuse(file, "is missing")
+            files.read_bytes(file, files.MAX_TEXT)  # a limit that the next reader does not know
         return models.BPE.read_file(str(place / _VOCABULARY), str(place / _MERGES))
     model = _read_json(place / _WHOLE)["model"]
     pairs = (pair.split(" ") if isinstance(pair, str) else pair for pair in model["merges"])
@@ -168,24 +170,22 @@ def _check(
     """Refuse special tokens without a number, and merges cut short, which would go unnoticed."""
     contents = {token.content for token in special.values()}
     if absent := contents - vocabulary.keys():
-        _refuse(place, f"gives no number to the special tokens {sorted(absent)}")
+        _refuse(place, f"gives no number to the special tokens {files.shown(sorted(absent))}")
+    if max(vocabulary.values()) >= 2**31:
+        _refuse(place, f"numbers a token {max(vocabulary.values())}, where ids are of 32 bits")
     if len(vocabulary) > len(merges) + _BYTES + len(contents):
         _refuse(place, f"has {len(merges)} merges only, for {len(vocabulary)} tokens")
 
 
 def _read_json(file: Path) -> dict[str, Any]:
     try:
-        content = json.loads(file.read_text(encoding="utf-8"))
+        content = files.read_json(file, _REMEDY)
     except FileNotFoundError:
         _refuse(file, "is missing")
-    except (OSError, ValueError) as error:
-        _refuse(file, f"cannot be read ({error})", error)
     if not isinstance(content, dict):
         _refuse(file, "holds no JSON object")
     return content
 
 
 def _refuse(file: Path, fault: str, cause: Exception | None = None) -> NoReturn:
-    raise UsageError(
-        f"{file} {fault}: give the whole tokenizer/ folder of a Stable Diffusion model."
-    ) from cause
+    raise UsageError(f"{file} {fault}: {_REMEDY}.") from cause

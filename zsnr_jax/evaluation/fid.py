@@ -11,21 +11,33 @@ Source: arXiv 1706.08500, section 4.
 """
 
 import argparse
+import io
 import os
 import sys
+import warnings
 import zipfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+from PIL import Image
 from tqdm import tqdm
 
+from zsnr_jax import files
 from zsnr_jax.data import captions
 from zsnr_jax.errors import UsageError
 from zsnr_jax.evaluation import weights
 from zsnr_jax.evaluation.frechet import Statistics, frechet_distance, statistics
 from zsnr_jax.evaluation.networks import VARIANTS, Inception
+
+# What a file of statistics holds: kinds of dtypes (float, integer, text), and how many axes.
+_MEMBERS = {
+    "mean": ("f", 1), "cov": ("f", 2), "n": ("i", 0),
+    "variant": ("U", 0), "sha256": ("U", 0), "image_size": ("i", 0),
+}  # fmt: skip
+_MAX_FEATURES, _MAX_ITEM = 2048, 4 * 256  # Inception's pool; bytes of a number or a text
+_MAX_BYTES = 8 * _MAX_FEATURES * (_MAX_FEATURES + 1) + 2**16  # of the file; it is not compressed
 
 
 class Reference(NamedTuple):
@@ -57,6 +69,12 @@ def evaluate(
                 f"{ours}: compute them anew by python -m zsnr_jax.evaluation.fid."
             )
     samples = statistics(pool)
+    if samples.mean.shape != reference.statistics.mean.shape:
+        raise UsageError(
+            f"the statistics of real images are of {len(reference.statistics.mean)} features, and "
+            f"the samples' of {len(samples.mean)}: compute them anew by python -m "
+            "zsnr_jax.evaluation.fid."
+        )
     value = frechet_distance(samples, reference.statistics)
     result = {"value": value, "n": samples.n, "reference_n": reference.statistics.n}
     fewest, features = min(samples.n, reference.statistics.n), len(samples.mean)
@@ -79,20 +97,46 @@ def save(path: Path, reference: Reference) -> None:
 def load(path: Path) -> Reference:
     """Read a reference. Raises: UsageError where there is none, or it is broken."""
     try:
-        with np.load(path) as file:
-            stored = Statistics(file["mean"], file["cov"], int(file["n"]))
-            labels = file["variant"].item(), file["sha256"].item(), int(file["image_size"])
+        content = files.read_bytes(path, _MAX_BYTES)
+        with zipfile.ZipFile(io.BytesIO(content)) as archive:
+            found = {name: _read_array(archive, name) for name in _MEMBERS}
+        return _reference(found)
     except FileNotFoundError:
         raise UsageError(
             f"there is no {path}: make it of real images by python -m zsnr_jax.evaluation.fid "
             "(see --help)."
         ) from None
-    except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile) as error:
+    except Exception as error:  # the readers of zip and npy raise all kinds
         raise UsageError(
-            f"{path} holds no statistics of ours ({error}): make it anew by python -m "
-            "zsnr_jax.evaluation.fid."
+            f"{path} holds no statistics of ours ({files.reason(error)}): make it anew by python "
+            "-m zsnr_jax.evaluation.fid."
         ) from error
-    return Reference(stored, *labels)
+
+
+def _read_array(archive: zipfile.ZipFile, name: str) -> np.ndarray:
+    """A member of an .npz, once its header has been found to be of the kind and size that fit."""
+    kind, axes = _MEMBERS[name]
+    with archive.open(f"{name}.npy") as file:
+        if np.lib.format.read_magic(file) != (1, 0):
+            raise ValueError(f"{name} is of another version of .npy")
+        shape, _, dtype = np.lib.format.read_array_header_1_0(file)
+    small = dtype.itemsize <= _MAX_ITEM and all(size <= _MAX_FEATURES for size in shape)
+    if dtype.kind != kind or len(shape) != axes or not small:
+        raise ValueError(f"{name} is {shape} of {dtype}")
+    with archive.open(f"{name}.npy") as file:
+        return np.lib.format.read_array(file, allow_pickle=False)
+
+
+def _reference(found: dict[str, np.ndarray]) -> Reference:
+    mean, cov, n = found["mean"].astype(np.float64), found["cov"].astype(np.float64), found["n"]
+    if cov.shape != mean.shape * 2 or not (np.isfinite(mean).all() and np.isfinite(cov).all()):
+        raise ValueError("mean and cov do not fit, or are not finite")
+    if n < 2 or found["image_size"] < 1:
+        raise ValueError("n or image_size is too small")
+    labels = found["variant"].item(), found["sha256"].item(), int(found["image_size"])
+    if not all(label.isprintable() for label in labels[:2]):
+        raise ValueError("variant or sha256 is not printable")
+    return Reference(Statistics(mean, cov, int(n)), *labels)
 
 
 def measure(
@@ -106,9 +150,10 @@ def measure(
     parts, images, skipped = [], [], []
     for i, path in enumerate(tqdm(paths, desc="Inception", unit="image", leave=False)):
         try:
-            images.append(captions.decode_image(path.read_bytes(), image_size))
+            content = files.read_bytes(path, captions.MAX_PICTURE_BYTES)
+            images.append(captions.decode_image(content, image_size))
         except (captions.BadImageError, OSError) as error:
-            skipped.append(captions.Skipped(str(path), str(error)))
+            skipped.append(captions.Skipped(str(path), files.reason(error)))
         if images and (len(images) == inception.batch_size or i + 1 == len(paths)):
             parts.append(inception.run(np.stack(images))[0])
             images = []
@@ -158,6 +203,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         raise UsageError(f"--out={options.out} is no .npz file in a folder that exists: name one.")
     paths = list_images(options.images)
     inception = weights.load_inception(options.inception, options.variant, options.batch_size)
+    warnings.simplefilter("error", Image.DecompressionBombWarning)  # so that these are left out
     reference, skipped = measure(paths, inception, options.image_size)
     save(options.out, reference)
     for key, reason in skipped:

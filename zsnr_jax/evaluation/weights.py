@@ -3,7 +3,6 @@
 Nothing is downloaded, and no pickle is read: it could run any code.
 """
 
-import json
 import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -13,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from zsnr_jax import safetensors_files, torch_weights
+from zsnr_jax import files, safetensors_files, torch_weights
 from zsnr_jax.data.tokenizer import ClipTokenizer
 from zsnr_jax.errors import UsageError
 from zsnr_jax.evaluation.networks import VARIANTS, Clip, Inception
@@ -94,7 +93,8 @@ def load_clip(folder: str | os.PathLike[str], batch_size: int = 64) -> Clip:
 def _params(
     init: Callable[..., Any], inputs: tuple[Any, ...], tensors: Mapping[str, Any], file: Path
 ) -> Any:
-    shapes = jax.eval_shape(init, jax.random.key(0), *inputs)["params"]
+    with files.readable(file.with_name("config.json"), "copy the whole folder again"):
+        shapes = jax.eval_shape(init, jax.random.key(0), *inputs)["params"]
     params = torch_weights.from_torch(tensors, shapes, str(file))
     return jax.tree.map(lambda x: np.asarray(x, np.float32), params)
 
@@ -115,18 +115,17 @@ def _require_pixels(file: Path) -> None:
     config = _read_json(file) if file.exists() else {}
     for key, ours in {"image_mean": clip.MEAN, "image_std": clip.STD}.items():
         theirs = config.get(key, ours)
-        if not np.allclose(theirs, ours, atol=1e-5):
+        with files.readable(file, "copy it again"):
+            same = np.shape(theirs) == np.shape(ours) and np.allclose(theirs, ours, atol=1e-5)
+        if not same:
             raise UsageError(
-                f"{file} has {key}={theirs}, which is not implemented: give a CLIP with "
-                f"{list(ours)}."
+                f"{file} has {key}={files.shown(theirs)}, which is not implemented: give a CLIP "
+                f"with {list(ours)}."
             )
 
 
 def _read_json(file: Path) -> dict[str, Any]:
-    try:
-        content = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise UsageError(f"{file} cannot be read ({error}): copy it again.") from error
+    content = files.read_json(file, "copy it again")
     if not isinstance(content, dict):
         raise UsageError(f"{file} does not hold settings: copy it again.")
     return content

@@ -62,6 +62,8 @@ class CLIP(nn.Module):
         fields = sd_layers.read_config(cls, rest, _IMPLEMENTED, [*_IGNORED, *_OF_OTHERS])
         text = TextEncoder.from_config(parts["text"], dtype)
         end = parts["text"].get("eos_token_id", text.vocab_size - 1)
+        if type(end) is not int or not 0 <= end < text.vocab_size:
+            sd_layers.refuse(cls, "eos_token_id", end, f"a token, 0 to {text.vocab_size - 1}")
         return cls(
             text,
             VisionEncoder.from_config(parts["vision"], dtype),

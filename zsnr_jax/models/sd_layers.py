@@ -18,6 +18,9 @@ from zsnr_jax.models.layers import Dtype
 
 Padding = tuple[tuple[int, int], tuple[int, int]]  # (top, bottom), (left, right)
 Factory = Callable[..., nn.Module]  # makes copies of a layer, whose names are still to be given
+# Bounds of a config.json, so that a network of absurd sizes is refused before it is traced.
+_MOST, _MOST_LAYERS, _MOST_ENTRIES = 2**20, 128, 16  # of sizes, layers, and entries of a list
+_LAYERS = ("layers_per_block", "num_hidden_layers")
 _OURS = {"parent", "name", "dtype", "remat"}  # fields of our modules that no config.json sets
 
 
@@ -102,14 +105,20 @@ def read_config(
       ignored: keys that change nothing here.
     Raises: UsageError for a value, or a key with a value, that the network does not implement.
     """
-    fields = {field.name for field in dataclasses.fields(model)} - _OURS
+    fields = {
+        field.name: field
+        for field in dataclasses.fields(model)
+        if field.name not in _OURS and field.default is not dataclasses.MISSING
+    }
     picked = {}
     for key, value in config.items():
         listed = isinstance(value, list | tuple)
         allowed = implemented.get(key, ())
         if key in fields:
+            if wanted := _wanted(fields[key], value):
+                refuse(model, key, value, " or ".join(map(repr, allowed)) or wanted)
             picked[key] = tuple(value) if listed else value
-            known = not allowed or (listed and all(entry in allowed for entry in value))
+            known = not allowed or all(entry in allowed for entry in value)
         elif key in implemented:
             known = value in allowed
         else:  # absent and null are the same to the libraries that write these files
@@ -129,8 +138,29 @@ def require_per_resolution(model: Any, *keys: str) -> None:
 
 def refuse(model: type[nn.Module], key: str, value: Any, allowed: str) -> NoReturn:
     """Raise: UsageError. The network does not implement this value of a config.json."""
-    shown = list(value) if isinstance(value, tuple) else value  # as JSON has it
+    shown = repr(list(value) if isinstance(value, tuple) else value)  # as JSON has it
+    shown = shown if len(shown) <= 200 else f"{shown[:200]}.."
+    key = key if key.isprintable() else ascii(key)
     raise UsageError(
-        f"{key}={shown!r} is not implemented by {model.__name__}, which takes {allowed}: "
+        f"{key[:80]}={shown} is not implemented by {model.__name__}, which takes {allowed}: "
         "give the folder of a network that has it."
     )
+
+
+def _wanted(field: Any, value: Any) -> str | None:
+    """What a field takes, in words, where a value of JSON is not that; None where it is."""
+    must_list, may_list = isinstance(field.default, tuple), "tuple" in str(field.type)
+    listed = may_list and isinstance(value, list | tuple)
+    entries: list[Any] = [*value] if listed else [value]
+    if must_list > listed or not 1 <= len(entries) <= _MOST_ENTRIES:
+        return f"a list of 1 to {_MOST_ENTRIES} entries"
+    kind = type(field.default[0] if must_list else field.default)
+    most = _MOST_LAYERS if field.name in _LAYERS else _MOST
+    if kind in (bool, str):
+        fits = all(type(entry) is kind for entry in entries)
+        return None if fits else "true or false" if kind is bool else "a word"
+    if kind is int:
+        fits = all(type(entry) is int and 1 <= entry <= most for entry in entries)
+        return None if fits else f"one whole number, 1 to {most}"
+    fits = all(type(entry) in (int, float) and 0 < entry <= most for entry in entries)
+    return None if fits else f"one number above 0, up to {most}"
