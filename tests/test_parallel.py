@@ -152,7 +152,7 @@ def test_a_state_is_put_stepped_and_gathered_over_two_hosts(way: str, hosts) -> 
         np.testing.assert_array_equal(found["gathered"], w)
         assert found["small"] == [7]
         assert found["digests"] == digests.of_tree(
-            {"w": np.arange(2048, dtype=np.float32).reshape(64, 32), "b": np.float32([7])}
+            {"w": np.arange(2048, dtype=np.float32).reshape(64, 32), "b": np.array([7], np.float32)}
         )
         assert found["drawn"] == [row * w[0, 1] for row in range(16)]
     rows = [rows for host in hosts for rows in host[way]["rows"]]
