@@ -20,6 +20,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import bombs
 import clip_folder
 import clip_model
 import numpy as np
@@ -41,10 +42,12 @@ from zsnr_jax import (
     diffusers_io,
     files,
     main,
+    page,
     prompts,
     report,
     safetensors_files,
     scheduler_config,
+    schedules,
     torch_weights,
 )
 from zsnr_jax.build.common import build_weight, common_parts
@@ -53,6 +56,7 @@ from zsnr_jax.errors import UsageError
 from zsnr_jax.evaluation import fid
 from zsnr_jax.evaluation.frechet import statistics
 from zsnr_jax.models.clip import CLIP
+from zsnr_jax.models.sd_unet import UNet2DCondition
 
 ROOT = Path(__file__).parents[1]
 few = settings(
@@ -346,6 +350,34 @@ def test_settings_of_a_scheduler(settings_: dict[str, Any]) -> None:
         assert 2 <= process.num_steps <= 10**6 and sampler.final_level in (0, 1)
 
 
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"set_alpha_to_one": "false"}, {"rescale_betas_zero_snr": 1}, {"steps_offset": -1},
+        {"steps_offset": 10**30}, {"beta_start": -0.1}, {"beta_end": True}, {"num_train_timesteps":
+        2 * 10**6}, {"num_train_timesteps": 1e3},
+    ],
+)  # fmt: skip
+def test_settings_of_a_scheduler_that_are_refused(change: dict[str, Any]) -> None:
+    key, value = next(iter(change.items()))
+    with pytest.raises(UsageError, match=f"^it has {key}={value!r}"):
+        scheduler_config.read(AUTHORS | change, "it")
+
+
+def test_a_schedule_of_absurd_length_is_refused() -> None:
+    with pytest.raises(UsageError, match="at most 1000000"):
+        schedules.make_schedule("linear", 2 * 10**9)
+
+
+def test_names_that_cannot_be_printed_are_escaped() -> None:
+    with pytest.raises(UsageError) as error:
+        UNet2DCondition.from_config({"\n\x1b": 1})
+    assert str(error.value).isprintable()
+    with pytest.raises(UsageError) as error:
+        torch_weights.from_torch({"\n\x1b": np.ones(2)}, {"a": {"bias": np.ones(2)}}, "it")
+    assert str(error.value).isprintable()
+
+
 NETWORK_SETTINGS = {
     "unet": sd_folder.UNET, "vae": sd_folder.AUTOENCODER, "text_encoder": sd_folder.TEXT_ENCODER,
 }  # fmt: skip
@@ -420,6 +452,18 @@ def test_files_of_a_tokenizer(
     with told():
         rows = tokenizer.ClipTokenizer(folder)(["a cat", "é!"])
         assert rows.ids.min() >= 0
+
+
+def test_numbers_of_a_tokenizer_that_are_refused(tmp_path: Path) -> None:
+    for form, name, change in (
+        ("map", "tokenizer_config.json", {"model_max_length": 76.5}),
+        ("map", "vocab.json", {clip_folder.END: 2**31}),
+    ):
+        folder = clip_folder.write(tmp_path / name, form=form)
+        tree = json.loads((folder / name).read_text())
+        (folder / name).write_text(json.dumps(tree | change))
+        with pytest.raises(UsageError, match="76.5|2147483648"):
+            tokenizer.ClipTokenizer(folder)
 
 
 # Text-image sets.
@@ -607,6 +651,28 @@ def test_the_state_of_a_shard(place: Path, content: bytes) -> None:
         assert shard is not None and 0 <= shard.num_examples < 2**31
 
 
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"moments_shape": [2, 2]}, {"moments_shape": [0, 1, 2]}, {"moments_shape": [2**20] * 3},
+        {"num_tokens": 4}, {"empty_ids": ["a", "b", "c"]}, {"scaling_factor": 0}, {"source": 3},
+        {"moments_dtype": "float32"}, {"vae_sha256": {"a": 1}}, {"num_shards": 0.5},
+    ],
+)  # fmt: skip
+def test_settings_of_latents_that_are_refused(tmp_path: Path, change: dict[str, Any]) -> None:
+    (tmp_path / "dataset.json").write_text(json.dumps(json.loads(INFO.to_json()) | change))
+    with pytest.raises(UsageError, match="cannot be read"):
+        latents.LatentInfo.read(tmp_path)
+
+
+@pytest.mark.parametrize("change", [{"num_examples": "1]"}, {"skipped": [1]}, {"sha256": None}])
+def test_a_shard_that_is_refused(tmp_path: Path, change: dict[str, Any]) -> None:
+    tree = json.loads(latents.ShardInfo("a", 1, 2, "x", 0, ()).to_json())
+    (tmp_path / "latents-00000.json").write_text(json.dumps(tree | change))
+    with pytest.raises(UsageError, match="cannot be read"):
+        latents.ShardInfo.read(tmp_path, 0)
+
+
 @few
 @given(record=broken(ROW))
 @example(record=b"")
@@ -756,8 +822,8 @@ RESULTS = {k: x for k, x in report_results().items() if k != "histogram"}
 def test_results(workdir: Path, content: bytes) -> None:
     (workdir / "results.json").write_bytes(content)
     with told():
-        page = report.write_report(workdir).read_text()
-        assert "\x1b" not in page and "<script" not in page
+        text = report.write_report(workdir).read_text()
+        assert "\x1b" not in text and "<script" not in text
 
 
 @pytest.mark.parametrize(
@@ -793,6 +859,20 @@ def test_pictures_of_a_page(workdir: Path, content: bytes) -> None:
             report.write_report(workdir)
     finally:
         path.unlink()
+
+
+def test_pictures_of_a_page_are_png_of_a_sane_size(tmp_path: Path) -> None:
+    for content, said in (
+        (encoded("JPEG"), "it has another format"),
+        (bombs.png(50_000, 50_000), "exceeds limit"),
+    ):
+        (tmp_path / "a.png").write_bytes(content)
+        with pytest.raises(UsageError, match=f"is no readable PNG .*{said}.*: mend it"):
+            page.picture(tmp_path / "a.png", "mend it")
+
+
+def test_text_of_a_page_shows_no_control_characters() -> None:
+    assert page.text("a\x1b[2J\ud800\n<b>é\xa0") == "a\ufffd[2J\ufffd\n&lt;b&gt;é\xa0"
 
 
 @few
@@ -864,6 +944,22 @@ def test_overrides_of_settings(chosen: ConfigDict) -> None:
         config.validate(chosen)
         common_parts(chosen)
         build_weight(chosen)
+
+
+@pytest.mark.parametrize(
+    "name, value",
+    [
+        ("model.channels", ("a",)), ("sampler.guidance_interval", ("a", 1)),
+        ("model.attention", (1,)), ("parallel.mesh", (1.5,)), ("sampler.steps_offset", -(10**30)),
+        ("schedule.num_steps", 10**12), ("optimizer.learning_rate", 1e300), ("loss.gamma", 1e20),
+    ],
+)  # fmt: skip
+def test_overrides_that_are_refused(name: str, value: Any) -> None:
+    chosen = config.default_config()
+    section, leaf = name.split(".")
+    chosen[section][leaf] = value
+    with pytest.raises(UsageError, match=f"^{name} must be "):
+        config.validate(chosen)
 
 
 @st.composite
