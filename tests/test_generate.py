@@ -1,5 +1,6 @@
 """Samples depend on seed, label and number, and on nothing else."""
 
+import signal
 from typing import Any
 
 import jax
@@ -7,7 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from zsnr_jax import parallel, samplers, signal_leak, timesteps
+from zsnr_jax import parallel, preemption, samplers, signal_leak, timesteps
+from zsnr_jax.errors import Preempted
 from zsnr_jax.generate import Generator, Sampling, spread_labels, to_uint8
 from zsnr_jax.guidance import guide_network
 from zsnr_jax.predictions import StatefulDenoise, make_denoise
@@ -65,6 +67,15 @@ def test_the_batch_a_sample_is_drawn_in_does_not_matter(eta: float, guided: bool
     assert whole.shape == (7, 4, 4, 1)
     np.testing.assert_allclose(whole, parts, rtol=1e-5, atol=1e-6)
     assert len(np.unique(whole[:, 0, 0, 0])) == 7
+
+
+def test_a_signal_ends_it_between_batches_but_never_before_the_first(monkeypatch) -> None:
+    monkeypatch.setattr(preemption._Notice, "received", signal.SIGTERM)
+    assert len(_generator(8)(np.float32(1), LABELS)) == 7  # one batch, which training draws too
+    batches = _generator(4).batches(np.float32(1), LABELS)
+    assert len(next(batches)) == 4
+    with pytest.raises(Preempted, match="SIGTERM while sampling"):
+        next(batches)
 
 
 def test_guidance_moves_the_samples_and_scale_1_does_not() -> None:

@@ -4,6 +4,7 @@ import json
 import shlex
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -115,9 +116,10 @@ def test_the_checkpoints_of_any_finished_run_in_the_folder_are_borrowed(tmp_path
 
     def launch(command, **_):
         launched.append(command)
-        return subprocess.CompletedProcess(command, 0)
+        return really([sys.executable, "-c", ""])
 
-    monkeypatch.setattr(sweep.subprocess, "run", launch)
+    really = subprocess.Popen
+    monkeypatch.setattr(sweep.subprocess, "Popen", launch)
     finished(tmp_path / "another", run.settings | {"seed": 1})
     finished(tmp_path / "broken off", run.settings, step=10)
     assert sweep.run_all([run]) == [] and "--mode=eval" not in launched.pop()
@@ -143,17 +145,32 @@ def get_sweep():
 """
 
 
-def launch(workdir: Path, file: Path) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
+def start(workdir: Path, file: Path) -> subprocess.Popen[str]:
+    return subprocess.Popen(
         [sys.executable, "-m", "zsnr_jax.sweep", f"--config={CONFIG}", f"--sweep={file}",
          f"--workdir={workdir}"],
-        cwd=ROOT, text=True, capture_output=True,
+        cwd=ROOT, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
     )  # fmt: skip
+
+
+def launch(workdir: Path, file: Path) -> subprocess.CompletedProcess[str]:
+    process = start(workdir, file)
+    out, errors = process.communicate()
+    return subprocess.CompletedProcess(process.args, process.returncode, out, errors)
 
 
 def test_a_sweep_is_run_once_and_goes_on_where_it_was_broken_off(tmp_path):
     file, workdir = tmp_path / "two.py", tmp_path / "runs"
     file.write_text(SWEEP_FILE)
+    asked = start(workdir, file)
+    while not list(workdir.glob("*/metrics.jsonl")):
+        assert asked.poll() is None
+        time.sleep(0.05)
+    asked.terminate()
+    _, errors = asked.communicate()
+    assert asked.returncode == 75 and "Repeat the command to go on." in errors
+    (log,) = workdir.glob("*/log.txt")
+    assert "stopped by SIGTERM" in log.read_text()  # its run has ended too, and saved
     done = launch(workdir, file)
     assert done.returncode == 0, done.stderr
     rows = json.loads((workdir / "sweep.json").read_text())

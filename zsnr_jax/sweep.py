@@ -25,15 +25,16 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from tqdm import tqdm
 
-from zsnr_jax import build, files, report
+from zsnr_jax import build, files, preemption, report
 from zsnr_jax import config as config_lib
-from zsnr_jax.errors import UsageError
+from zsnr_jax.errors import Preempted, UsageError
 
 Sweep = list[dict[str, Any]]  # one dictionary of settings for each run
 
@@ -145,10 +146,24 @@ def _launch(run: PlannedRun, trained: Path | None, environment: Mapping[str, str
         _borrow(trained, run)
         command.append("--mode=eval")
     with open(run.workdir / "log.txt", "a", encoding="utf-8") as log:
-        done = subprocess.run(
-            command, stdout=log, stderr=subprocess.STDOUT, env=environment, check=False
-        )
-    return done.returncode == 0
+        process = subprocess.Popen(
+            command, stdout=log, stderr=subprocess.STDOUT, env=environment,
+            start_new_session=True,  # Ctrl-C would reach it twice, which means at once
+        )  # fmt: skip
+    return _wait(process, run) == 0
+
+
+def _wait(process: subprocess.Popen[bytes], run: PlannedRun) -> int:
+    """Wait for a run, and pass on a signal to end. Raises: Preempted where it ended for one."""
+    told = False
+    while (code := process.poll()) is None:
+        if not told and preemption.requested():
+            process.terminate()
+            told = True
+        time.sleep(0.1)
+    if told or code == Preempted.exit_code:
+        raise Preempted(f"a signal in the run {run.name}")
+    return code
 
 
 def _trained(folders: Iterable[Path]) -> dict[str, Path]:
@@ -276,6 +291,7 @@ def _module(file: str, flag: str) -> Any:
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Plan, then launch."""
+    preemption.listen()
     parser = argparse.ArgumentParser(
         "zsnr_jax.sweep", description="Run a recipe under many settings."
     )
@@ -305,3 +321,6 @@ if __name__ == "__main__":
         main()
     except UsageError as error:
         sys.exit(f"error: {error}")
+    except Preempted as error:
+        print(f"stopped by {error}. Repeat the command to go on.", file=sys.stderr)
+        sys.exit(error.exit_code)
