@@ -223,13 +223,11 @@ def _claim(workdir: Path, run: Run) -> None:
 
 
 def _require_same_run(workdir: Path, run: Run) -> None:
-    path = workdir / "config.json"
+    path, remedy = workdir / "config.json", "choose another --workdir, which all hosts can see"
     try:
-        saved = json.loads(path.read_text())
-    except (OSError, ValueError) as error:
-        raise UsageError(
-            f"{path} cannot be read: choose another --workdir, which all hosts can see."
-        ) from error
+        saved = files.read_json(path, remedy)
+    except FileNotFoundError as error:
+        raise UsageError(f"there is no {path}: {remedy}.") from error
     config_lib.require_same_run(saved, run.settings, str(workdir))
 
 
@@ -264,7 +262,17 @@ def _read(
     run: Run, checkpoints: Checkpoints, step: int
 ) -> tuple[TrainState, dict[str, Any] | None]:
     """One checkpoint's state and log. Raises: UsageError where it is of another run, or damaged."""
-    saved, mine = checkpoints.record(step), run.record
+    saved = checkpoints.record(step)
+    with files.readable(f"the record of checkpoint {step}", "choose another --workdir"):
+        _require_same_record(run, saved, step)
+    like = run.state_shapes()
+    state = checkpoints.restore(step, like, run.placement.shardings(like))
+    return state.replace(frozen=run.placement.put(run.frozen())), saved.get("window")
+
+
+def _require_same_record(run: Run, saved: dict[str, Any], step: int) -> None:
+    """Refuse a checkpoint of another process, network or data."""
+    mine = run.record
     run.process.require_same(
         DiffusionProcess.from_dict(saved["process"]), "the config", f"checkpoint {step}"
     )
@@ -276,9 +284,6 @@ def _read(
                     f"checkpoint {step} has {part} {name}={theirs.get(name)!r} and the config "
                     f"{value!r}: set it back, or choose another --workdir."
                 )
-    like = run.state_shapes()
-    state = checkpoints.restore(step, like, run.placement.shardings(like))
-    return state.replace(frozen=run.placement.put(run.frozen())), saved.get("window")
 
 
 def _fresh(run: Run) -> TrainState:

@@ -1,6 +1,7 @@
 """The sums between two log lines: the same, wherever a run was stopped."""
 
 import json
+import time
 
 import jax.numpy as jnp
 import numpy as np
@@ -46,6 +47,15 @@ def test_a_row_tells_the_means_of_its_steps() -> None:
     assert row["loss_by_level"] == pytest.approx(by_level + [None] * (NUM_LEVEL_BINS - 4))
     assert (row["skipped"], window.updates) == (0, 12)
     assert row["steps_per_second"] > 0
+
+
+def test_a_pause_does_not_count() -> None:
+    window = Window(0, 0)
+    with window.paused():
+        time.sleep(0.5)
+        paused = window.to_dict()["seconds"]
+    _told(window, [])
+    assert paused < 0.4 and window.close()["steps_per_second"] > 12 / 0.4
 
 
 def test_skipped_steps_are_told_and_count_for_no_mean() -> None:

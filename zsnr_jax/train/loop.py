@@ -110,37 +110,40 @@ class _Loop:
                 self._state, metrics = self._step(self._state, _stack(rows))
                 self._tell(self._window.add(metrics))
                 progress.update(stride)
-                pause = time.perf_counter()
-                self._report(done, rows[-1], progress)
-                self._save_where_due(done)
-                self._window.leave_out(time.perf_counter() - pause)
+                is_last = done == options.num_steps
+                logs = done % options.log_every == 0 or is_last
+                if logs:
+                    self._tell(self._window.settle())
+                with self._window.paused():
+                    if logs:
+                        self._log(done, rows[-1], progress)
+                    if options.sample_every and done % options.sample_every == 0 and not is_last:
+                        self._draw(done)
+                    self._save_where_due(done)
         finally:
             progress.close()
             if self._writer is not None:
                 self._writer.close()
         return self._state
 
-    def _report(self, done: int, batch: Batch, progress: tqdm) -> None:
-        """The log line and the picture of a step, where they are due."""
-        options, is_last = self._options, done == self._options.num_steps
-        if done % options.log_every == 0 or is_last:
-            self._tell(self._window.settle())
-            at_T = float(self._probe(self._state, batch))
-            row = {"step": done, **self._window.close()}
-            row["learning_rate"] = float(
-                self._parts.learning_rate(max(self._window.updates - 1, 0))
-            )
-            row["loss_at_T"] = at_T if math.isfinite(at_T) else None
-            if row["loss_at_T"] is None:
-                _warn(f"the loss at t = T is {at_T} after step {done}.")
-            if self._writer is not None:
-                self._writer.write(row)
-            loss = math.nan if row["loss"] is None else row["loss"]
-            progress.set_postfix(loss=f"{loss:.3f}", at_T=f"{at_T:.3f}")
-        if options.sample_every and done % options.sample_every == 0 and not is_last:
-            grid = self._parts.draw_grid(self._state)
-            if self._writer is not None:
-                _save_grid(grid, done, self._parts.workdir, self._writer)
+    def _log(self, done: int, batch: Batch, progress: tqdm) -> None:
+        """Write the means since the last log line, and the loss at t = T."""
+        at_T = float(self._probe(self._state, batch))
+        row = {"step": done, **self._window.close()}
+        row["learning_rate"] = float(self._parts.learning_rate(max(self._window.updates - 1, 0)))
+        row["loss_at_T"] = at_T if math.isfinite(at_T) else None
+        if row["loss_at_T"] is None:
+            _warn(f"the loss at t = T is {at_T} after step {done}.")
+        if self._writer is not None:
+            self._writer.write(row)
+        loss = math.nan if row["loss"] is None else row["loss"]
+        progress.set_postfix(loss=f"{loss:.3f}", at_T=f"{at_T:.3f}")
+
+    def _draw(self, done: int) -> None:
+        """Draw a picture of samples, into samples/ and TensorBoard."""
+        grid = self._parts.draw_grid(self._state)
+        if self._writer is not None:
+            _save_grid(grid, done, self._parts.workdir, self._writer)
 
     def _save_where_due(self, done: int) -> None:
         """Save at regular steps and where the loop ends; end it where it is asked to."""

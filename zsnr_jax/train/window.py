@@ -4,9 +4,10 @@ The sums are of float64, one step after another, and travel with a checkpoint. A
 between two log lines and goes on therefore writes the lines of the run that was never stopped.
 """
 
+import contextlib
 import dataclasses
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -45,16 +46,20 @@ class Window:
         self._step, self.updates = step, updates
         self._sums = Sums(**(saved or {}))
         self._pending: Metrics | None = None
-        self._start = time.perf_counter()
+        self._start: float | None = time.perf_counter()
 
     @property
     def skipped_in_a_row(self) -> int:
         """How many of the last steps were skipped."""
         return self._sums.in_a_row
 
-    def leave_out(self, seconds: float) -> None:
-        """Do not count time that was not spent on training."""
-        self._start += seconds
+    @contextlib.contextmanager
+    def paused(self) -> Iterator[None]:
+        """What is done within does not count as time spent on training."""
+        self._timed()
+        self._start = None
+        yield
+        self._start = time.perf_counter()
 
     def add(self, metrics: Metrics) -> list[Skipped]:
         """Take the metrics of one dispatch, [steps] each. Returns: of the dispatch before.
@@ -113,9 +118,10 @@ class Window:
 
     def _timed(self) -> Sums:
         """The sums with the seconds up to now."""
-        now = time.perf_counter()
-        self._sums.seconds += now - self._start
-        self._start = now
+        if self._start is not None:
+            now = time.perf_counter()
+            self._sums.seconds += now - self._start
+            self._start = now
         return self._sums
 
 
