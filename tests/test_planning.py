@@ -156,5 +156,5 @@ def test_latents_of_no_size_are_refused() -> None:
 def test_a_mesh_may_be_of_more_devices_than_there_are(tmp_path: Path) -> None:
     run = small_latents(tmp_path, **{"parallel.mode": "fsdp", "parallel.mesh": (16, 16)})
     devices = jax.devices()[:1] * 256
-    placement = parallel.make_placement(**run.settings["parallel"], devices=devices)
+    placement = parallel.make_placement("fsdp", run.settings["parallel"]["mesh"], devices=devices)
     assert run.make_generator(placement).batch_size == 256

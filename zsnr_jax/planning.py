@@ -26,7 +26,8 @@ def plan_run(run: Run) -> plan.Plan:
     """
     name = run.settings["plan"]["topology"]
     target = chips.topology(name) if name else chips.present()
-    placement = parallel.make_placement(**run.settings["parallel"], devices=target.devices)
+    chosen = run.settings["parallel"]
+    placement = parallel.make_placement(chosen["mode"], chosen["mesh"], target.devices)
     shapes = run.state_shapes()
     programs = [
         make(run, placement, target, shapes)

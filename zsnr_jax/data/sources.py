@@ -225,7 +225,8 @@ def _root(data_dir: str | None) -> str:
 
 def _first_line(error: Exception) -> str:
     """The gist of a reader's message, which may list every argument and every dataset it knows."""
-    return files.reason(error).rsplit('}": ', 1)[-1]
+    line = next(iter(str(error).splitlines()), "") or type(error).__name__
+    return files.reason(ValueError(line.rsplit('}": ', 1)[-1]))
 
 
 @contextlib.contextmanager
