@@ -36,9 +36,14 @@ _SHOWN, _SAID = 80, 200  # signs of a value, and of an error, in a sentence
 
 def write_text(path: Path, text: str) -> None:
     """Write a file at once: a kill leaves the old one or the new one, never half of it."""
+    write_bytes(path, text.encode())
+
+
+def write_bytes(path: Path, content: bytes) -> None:
+    """The same, of bytes."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        temporary.write_text(text, encoding="utf-8")
+        temporary.write_bytes(content)
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)  # of a full disk, say

@@ -1,5 +1,6 @@
 """What a run reports while it trains: lines of JSON, the record, and TensorBoard, for the eye."""
 
+import io
 import json
 import warnings
 from collections.abc import Callable
@@ -7,13 +8,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from PIL import Image
 from tensorboardX import SummaryWriter
 
 from zsnr_jax import files
 
 
 class MetricsWriter:
-    """Appends to WORKDIR/metrics.jsonl, skipped.jsonl and the files of TensorBoard.
+    """Writes WORKDIR/metrics.jsonl, skipped.jsonl, samples/ and the files of TensorBoard.
 
     A disk that is full does not stop the run: what it refuses is kept, and written later.
     """
@@ -23,6 +25,7 @@ class MetricsWriter:
         self._rows = _Lines(workdir / "metrics.jsonl", first_step)
         # Of steps counted from 0: that of `first_step` is the first to be redone.
         self._skipped = _Lines(workdir / "skipped.jsonl", first_step - 1)
+        self._pictures = _Pictures(workdir / "samples")
         self._board = _Board(workdir / "tensorboard", first_step + 1)
 
     def write(self, row: dict[str, Any]) -> None:
@@ -37,14 +40,43 @@ class MetricsWriter:
         self._skipped.write({k: str(x) if isinstance(x, float) else x for k, x in row.items()})
 
     def image(self, name: str, image: np.ndarray, step: int) -> None:
-        """Add a picture, uint8 [H, W, C], to TensorBoard."""
+        """Write a picture, uint8 [H, W, C], as samples/step_NNNNNN.png and to TensorBoard."""
+        self._pictures.write(f"step_{step:06d}.png", image)
         self._board.show(lambda to: to.add_image(name, image, step, dataformats="HWC"))
+
+    def flush(self) -> None:
+        """Write what a full disk has refused so far."""
+        for part in (self._rows, self._skipped, self._pictures):
+            part.flush()
 
     def close(self) -> None:
         """Write what is left, and close."""
-        self._rows.flush()
-        self._skipped.flush()
+        self.flush()
         self._board.show(lambda to: to.close())
+
+
+class _Pictures:
+    """PNG files in a folder; those that a full disk refuses wait in memory."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._pending: dict[str, bytes] = {}
+
+    def write(self, name: str, image: np.ndarray) -> None:
+        png = io.BytesIO()
+        Image.fromarray(image).save(png, "PNG")
+        self._pending[name] = png.getvalue()
+        self.flush()
+
+    def flush(self) -> None:
+        """Write all that is pending."""
+        for name, content in list(self._pending.items()):
+            try:
+                files.write_bytes(self._folder / name, content)
+                del self._pending[name]
+            except OSError as error:
+                told = f"{self._folder / name} waits to be written ({error.strerror})."
+                warnings.warn(told, stacklevel=3)
 
 
 class _Board:

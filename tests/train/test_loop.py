@@ -188,12 +188,14 @@ def _allow_files_of(size: int) -> None:
 def test_a_disk_that_is_full_for_a_while_costs_nothing(whole, tmp_path: Path, capsys) -> None:
     full, room = lambda: _allow_files_of(0), lambda: _allow_files_of(resource.RLIM_INFINITY)
     try:
-        with pytest.warns(UserWarning, match=r"of .*metrics.jsonl wait|TensorBoard goes without"):
+        with pytest.warns(UserWarning, match=r"waits? to be written|TensorBoard goes without"):
             state = _train(tmp_path, {3: full, 9: room})
     finally:
         room()
     jax.tree.map(np.testing.assert_array_equal, state, whole[1])
     assert _rows(tmp_path) == _rows(whole[0])
+    picture = "samples/step_000006.png"
+    assert (tmp_path / picture).read_bytes() == (whole[0] / picture).read_bytes()
     assert "checkpoint 5 was not saved" in capsys.readouterr().err
     assert 5 not in _steps(tmp_path) and _steps(tmp_path)[-2:] == [10, 12]
 

@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from PIL import Image
 from tqdm import tqdm
 
 from zsnr_jax import parallel, preemption
@@ -143,7 +142,7 @@ class _Loop:
         """Draw a picture of samples, into samples/ and TensorBoard."""
         grid = self._parts.draw_grid(self._state)
         if self._writer is not None:
-            _save_grid(grid, done, self._parts.workdir, self._writer)
+            self._writer.image("samples", grid, done)
 
     def _save_where_due(self, done: int) -> None:
         """Save at regular steps and where the loop ends; end it where it is asked to."""
@@ -169,6 +168,8 @@ class _Loop:
     def _save(self, done: int) -> None:
         self._try_to(self._parts.checkpoints.wait)  # for an earlier one, which may have failed
         self._tell(self._window.settle())
+        if self._writer is not None:
+            self._writer.flush()  # what a checkpoint is past, a resumed run does not write again
         record = self._parts.record | {"window": self._window.to_dict()}
         self._unsaved = False
         self._parts.checkpoints.save(done, self._placement.join(self._state), record)
@@ -220,14 +221,6 @@ class _Loop:
 
 def _stack(batches: list[Batch]) -> dict[str, np.ndarray]:
     return {name: np.stack([batch[name] for batch in batches]) for name in batches[0]}
-
-
-def _save_grid(grid: np.ndarray, step: int, workdir: Path, writer: MetricsWriter) -> None:
-    writer.image("samples", grid, step)
-    try:
-        Image.fromarray(grid).save(workdir / "samples" / f"step_{step:06d}.png")
-    except OSError as error:
-        _warn(f"the samples of step {step} were not written ({error.strerror}).")
 
 
 def _warn(text: str) -> None:
