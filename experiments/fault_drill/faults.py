@@ -20,6 +20,7 @@ from zsnr_jax.errors import Preempted
 Outcome = tuple[str, list[str]]  # the kind, and what went wrong
 
 _PATIENCE = 90  # seconds in which a process has to do what it owes, on a slow machine
+_TO_FIND = 300  # seconds for which hosts look for each other, by JAX's default
 _GONE = (75, -signal.SIGABRT)  # the codes of a host that has lost another
 
 
@@ -52,10 +53,11 @@ def lose_host(run: Run, hosts: list[Host], rng: random.Random) -> Outcome:
     hosts[lost].send(signal.SIGKILL)
     other = hosts[1 - lost]
     wrong = []
-    if not other.ends_within(HEARTBEAT + _PATIENCE):
+    found = "parameters" in other.said or "Gloo" in other.said
+    if not other.ends_within((HEARTBEAT if found else _TO_FIND) + _PATIENCE):
         wrong.append("the other process did not notice")
         other.send(signal.SIGKILL)
-    elif other.process.returncode not in (0, *_GONE):
+    elif other.process.returncode not in (0, *_GONE, *([] if found else [1])):
         wrong.append(f"the other process exited with {other.process.returncode}")
     hosts[lost].process.wait()
     return "lost host", wrong
