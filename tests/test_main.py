@@ -245,9 +245,10 @@ def test_a_damaged_checkpoint_is_passed_over_and_kept(trained: Path, tmp_path: P
     assert "is damaged" in done.stdout and "Going back to step 10." in done.stdout
     assert (workdir / "checkpoints" / "20").is_dir()  # sampling moves nothing
     _cut_short(workdir / "checkpoints" / "10")
-    assert "no checkpoint is whole" in _sentence(run(SMOKE, f"--workdir={workdir}", *few))
-    again = run(SMOKE, f"--workdir={workdir}")  # nor does training, with nothing to go on from
-    assert "no checkpoint is whole" in _sentence(again)
+    for arguments in (few, ()):  # nor does training, with nothing to go on from
+        refused = run(SMOKE, f"--workdir={workdir}", *arguments)
+        assert refused.returncode == 1  # Orbax's threads may have complained before
+        assert "error: no checkpoint is whole" in refused.stderr
     assert len(list((workdir / "checkpoints").iterdir())) == 2
 
 
