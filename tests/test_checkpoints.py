@@ -28,7 +28,8 @@ def _state(value: float = 1.5) -> TrainState:
 
 def _restore(checkpoints: Checkpoints, make_state=_state) -> TrainState:
     like = jax.eval_shape(make_state)
-    return checkpoints.restore(7, like, parallel.make_placement("pmap").shardings(like))
+    shardings = parallel.make_placement("pmap").shardings(like)
+    return checkpoints.restore(7, checkpoints.record(7), like, shardings)
 
 
 def _save(folder: Path, *steps: int, keep: int = 3) -> None:

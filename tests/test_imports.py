@@ -45,7 +45,9 @@ OURS = {
     ],
     "zsnr_jax.preemption": ["zsnr_jax.errors"],
     "zsnr_jax.digests": [],
-    "zsnr_jax.checkpoints": ["zsnr_jax.digests", "zsnr_jax.errors", "zsnr_jax.train.state"],
+    "zsnr_jax.checkpoints": [
+        *("zsnr_jax.digests", "zsnr_jax.errors", "zsnr_jax.files", "zsnr_jax.train.state"),
+    ],
     "zsnr_jax.train.step": [*CORE, "zsnr_jax.train.state", "zsnr_jax.train.optimizer"],
     "zsnr_jax.files": ["zsnr_jax.errors"],
     "zsnr_jax.chips": ["zsnr_jax.errors"],

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import jax
 import numpy as np
@@ -16,6 +17,7 @@ import orbax.checkpoint as ocp
 import pytest
 from PIL import Image
 
+from zsnr_jax import main
 from zsnr_jax.files import read_rows
 
 ROOT = Path(__file__).parents[1]
@@ -241,15 +243,23 @@ def test_a_damaged_checkpoint_is_passed_over_and_kept(trained: Path, tmp_path: P
     _cut_short(workdir / "checkpoints" / "20")
     few = ("--mode=sample", "--config.sampler.num_steps=1", "--config.evaluation.num_samples=2")
     done = run(SMOKE, f"--workdir={workdir}", *few)
-    assert done.returncode == 0, done.stderr
+    assert done.returncode == 0 and "Traceback" not in done.stderr, done.stderr
     assert "is damaged" in done.stdout and "Going back to step 10." in done.stdout
     assert (workdir / "checkpoints" / "20").is_dir()  # sampling moves nothing
     _cut_short(workdir / "checkpoints" / "10")
     for arguments in (few, ()):  # nor does training, with nothing to go on from
         refused = run(SMOKE, f"--workdir={workdir}", *arguments)
-        assert refused.returncode == 1  # Orbax's threads may have complained before
-        assert "error: no checkpoint is whole" in refused.stderr
+        assert "no checkpoint is whole" in _sentence(refused)
     assert len(list((workdir / "checkpoints").iterdir())) == 2
+
+
+def test_a_read_that_was_given_up_ends_in_silence(monkeypatch: pytest.MonkeyPatch) -> None:
+    """TensorStore tells an event loop that is closed, from a thread of its own."""
+    told: list[str] = []
+    monkeypatch.setattr(sys, "__unraisablehook__", lambda told_of: told.append(told_of.exc_value))
+    for message in ("Event loop is closed", "another"):
+        main._unraisable(SimpleNamespace(exc_value=message))
+    assert told == ["another"]
 
 
 def test_help_helps() -> None:

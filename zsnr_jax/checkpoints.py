@@ -22,7 +22,7 @@ from typing import Any
 import jax
 import orbax.checkpoint as ocp
 
-from zsnr_jax import digests
+from zsnr_jax import digests, files
 from zsnr_jax.errors import DamagedError, NotSavedError, UsageError
 from zsnr_jax.train.state import TrainState
 
@@ -52,6 +52,7 @@ class Checkpoints:
         )
         self._manager = self._open()
         self._saving: int | None = None  # the step that is written in the background, if any
+        self._failed = False  # whether a save did, whose threads may write for a moment longer
 
     def steps(self) -> list[int]:
         """The steps of the complete checkpoints, newest first."""
@@ -75,6 +76,7 @@ class Checkpoints:
         )
         try:
             self._manager.wait_until_finished()  # the error of an earlier save is its own
+            self._remove_unfinished()
             self._saving = step
             saved = self._manager.save(step, args=args, force=True)
         except Exception as error:  # of many types, Orbax's and TensorStore's
@@ -124,14 +126,15 @@ class Checkpoints:
             raise self._damaged(step, "its record is not as it was written")
         return record
 
-    def restore(self, step: int, like: TrainState, shardings: TrainState) -> TrainState:
+    def restore(
+        self, step: int, record: dict[str, Any], like: TrainState, shardings: TrainState
+    ) -> TrainState:
         """Read the state of a checkpoint, but for what is frozen, which comes back as ().
 
-        Args: like: of the shapes and dtypes; shardings: of every array, on the devices of now;
-          those that wrote it do not matter.
+        Args: record: its own, by `record`; like: of the shapes and dtypes; shardings: of every
+          array, on the devices of now; those that wrote it do not matter.
         Raises: DamagedError where a file is damaged, or an array is not as it was written.
         """
-        expected = self.record(step).get("digests")
         shapes = jax.tree.map(
             lambda x, sharding: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding),
             _without_frozen(like),
@@ -139,7 +142,7 @@ class Checkpoints:
         )
         args = ocp.args.Composite(state=ocp.args.StandardRestore(shapes))
         tree = self._restore(step, args).state
-        if expected is None:
+        if (expected := record.get("digests")) is None:
             told = (
                 f"checkpoint {step} is of version 0.4 or older and holds no digests: not verified."
             )
@@ -174,7 +177,7 @@ class Checkpoints:
         try:
             return self._manager.restore(step, args=args)
         except Exception as error:  # Orbax and TensorStore raise many types for a damaged file
-            raise self._damaged(step, _first_line(error)) from error
+            raise self._damaged(step, _gist(error)) from error
 
     def _damaged(self, step: int, reason: str) -> DamagedError:
         return DamagedError(f"checkpoint {step} in {self._folder} is damaged ({reason})")
@@ -189,6 +192,11 @@ class Checkpoints:
                 f"free and it takes {needed / 1e9:.2f} GB: make room there."
             )
 
+    def _remove_unfinished(self) -> None:
+        """Remove what a failed save left, as far as that goes; nothing is being saved now."""
+        for folder in self._folder.glob("*.orbax-checkpoint-tmp") if self._failed else ():
+            shutil.rmtree(folder, ignore_errors=True)
+
     def _give_up(self, error: Exception) -> None:
         """Forget the save that failed, remove what it left, and tell of it.
 
@@ -197,9 +205,12 @@ class Checkpoints:
         step, self._saving = self._saving, None
         with contextlib.suppress(Exception):  # it may tell the same error again
             self._manager.close()
-        self._manager = self._open()
+        # A new manager would trip over files that appear in a folder while it removes it.
+        self._options = dataclasses.replace(self._options, cleanup_tmp_directories=False)
+        self._manager, self._failed = self._open(), True
+        self._remove_unfinished()
         raise NotSavedError(
-            f"checkpoint {step} was not saved to {self._folder} ({_first_line(error)}): make room "
+            f"checkpoint {step} was not saved to {self._folder} ({_gist(error)}): make room "
             "there, or make it writable."
         ) from error
 
@@ -213,6 +224,6 @@ def _sha256(record: dict[str, Any]) -> str:
     return hashlib.sha256(json.dumps(record, sort_keys=True).encode()).hexdigest()
 
 
-def _first_line(error: Exception) -> str:
-    line = (str(error).strip() or type(error).__name__).splitlines()[0]
-    return re.split(r"[:(]", line)[0].strip()  # what follows is of use to Orbax's authors only
+def _gist(error: Exception) -> str:
+    """What Orbax says, but for what is of use to its authors only."""
+    return re.split(r"[:(]", files.reason(error))[0].strip()

@@ -14,6 +14,7 @@ stopped goes on when its command is repeated.
 import contextlib
 import errno
 import io
+import logging
 import os
 import re
 import shlex
@@ -21,9 +22,10 @@ import sys
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TextIO
+from typing import Any, TextIO
 
-from absl import app, flags, logging
+from absl import app, flags
+from absl import logging as absl_logging
 from ml_collections import config_flags
 
 from zsnr_jax import preemption
@@ -58,9 +60,9 @@ def main(argv: Sequence[str]) -> None:
     """Dispatch on --mode. Imports come late, so that --help is quick."""
     preemption.listen()
     sys.stdout, sys.stderr = _Unfailing(sys.stdout), _Unfailing(sys.stderr)
+    _quieten_orbax()
     from zsnr_jax import modes, parallel
 
-    logging.set_verbosity(logging.ERROR)  # Orbax tells of every file, and warns of its defaults
     warnings.formatwarning = lambda message, *_: f"warning: {message}\n"
     if _MULTIHOST.value:
         parallel.start_hosts(_CONFIG.value.parallel.heartbeat)
@@ -116,6 +118,23 @@ class _Unfailing(io.TextIOBase):
 
     def fileno(self) -> int:
         return self._stream.fileno()
+
+
+def _quieten_orbax() -> None:
+    """Leave it to the errors that Orbax raises to say what went wrong, in a sentence.
+
+    It also tells of every file and every thread, and when it gives up on one array of a checkpoint,
+    the others' reads and writes complain, as they end, of a task and a loop that are gone.
+    """
+    absl_logging.set_verbosity(absl_logging.FATAL)
+    logging.getLogger("asyncio").setLevel(logging.CRITICAL)
+    sys.unraisablehook = _unraisable
+
+
+def _unraisable(told: Any) -> None:
+    """Print an error that nobody can catch, unless it is of an event loop that is gone."""
+    if str(told.exc_value) != "Event loop is closed":
+        sys.__unraisablehook__(told)
 
 
 def _last_words(error: Exception) -> tuple[str, int]:

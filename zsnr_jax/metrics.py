@@ -123,8 +123,7 @@ class _Lines:
                 file.write(text)
                 file.truncate()
         except OSError as error:
-            rows = f"{len(self._pending)} rows" if len(self._pending) > 1 else "a row"
-            told = f"{rows} of {self._path} wait to be written ({error.strerror})."
+            told = f"rows of {self._path} wait to be written ({error.strerror})."
             warnings.warn(told, stacklevel=3)
             return
         self._size += len(text)

@@ -266,7 +266,7 @@ def _read(
     with files.readable(f"the record of checkpoint {step}", "choose another --workdir"):
         _require_same_record(run, saved, step)
     like = run.state_shapes()
-    state = checkpoints.restore(step, like, run.placement.shardings(like))
+    state = checkpoints.restore(step, saved, like, run.placement.shardings(like))
     return state.replace(frozen=run.placement.put(run.frozen())), saved.get("window")
 
 

@@ -21,6 +21,7 @@ from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
+from zsnr_jax import files
 from zsnr_jax.errors import LostHostError, UsageError
 
 _A_DAY = 24 * 60 * 60
@@ -48,7 +49,7 @@ def start_hosts(heartbeat: int) -> None:
             heartbeat_timeout_seconds=heartbeat, shutdown_timeout_seconds=_A_DAY
         )
     except Exception as error:  # of many types, one for each kind of cluster
-        reason = _first_line(error)
+        reason = files.reason(error)
         raise UsageError(
             f"--multihost finds no other hosts ({reason}): start it on every host of a TPU pod, or "
             "by srun in a SLURM job, or leave it out on a single host."
@@ -72,7 +73,7 @@ def hosts_may_be_lost() -> Iterator[None]:
             raise
         names = " and ".join(map(str, lost))
         raise LostHostError(
-            f"host {names} of {num_hosts()}, counted from 0, is gone ({_first_line(error)[:99]}): "
+            f"host {names} of {num_hosts()}, counted from 0, is gone ({files.reason(error)}): "
             "repeat the command, on any number of hosts."
         ) from error
 
@@ -355,10 +356,6 @@ def describe() -> str:
     kind = f"{device.platform.upper()} {device.device_kind}".replace("CPU cpu", "CPU")
     hosts = f" on {num_hosts()} hosts" if num_hosts() > 1 else ""
     return f"{jax.device_count()} x {kind}{hosts}"
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
 @functools.cache

@@ -16,6 +16,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import jax
 import numpy as np
 import orbax.checkpoint as ocp
 
@@ -175,26 +176,10 @@ def _arrays(state: Path) -> dict[str, np.ndarray]:
     """The arrays of a checkpoint, as they lie on disk."""
     with ocp.PyTreeCheckpointer() as checkpointer:
         tree = checkpointer.metadata(state).item_metadata.tree
-        as_numpy = _map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), tree)
+        as_numpy = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), tree)
         restored = checkpointer.restore(state, ocp.args.PyTreeRestore(restore_args=as_numpy))
-    return dict(_leaves(restored))
-
-
-def _map(function: Any, tree: Any) -> Any:
-    if isinstance(tree, dict):
-        return {key: _map(function, value) for key, value in tree.items()}
-    if isinstance(tree, list):
-        return [_map(function, value) for value in tree]
-    return function(tree)
-
-
-def _leaves(tree: Any, name: str = "") -> Any:
-    pairs = tree.items() if isinstance(tree, dict) else enumerate(tree)
-    for key, value in pairs:
-        if isinstance(value, dict | list):
-            yield from _leaves(value, f"{name}/{key}")
-        elif value is not None:
-            yield f"{name}/{key}", value
+    leaves = jax.tree.leaves_with_path(restored)
+    return {jax.tree_util.keystr(path): value for path, value in leaves}
 
 
 def _equal(name: str, mine: dict[str, Any], theirs: dict[str, Any]) -> bool:

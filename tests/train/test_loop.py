@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import resource
 import signal
 from collections.abc import Iterator
@@ -59,14 +60,19 @@ def _batches(start: int, happens: dict[int, Any]) -> Iterator[Any]:
         }
 
 
+def _fresh() -> TrainState:
+    return init_state(jnp.zeros(4), OPTIMIZER)
+
+
 def _resume(checkpoints: Checkpoints) -> tuple[TrainState, dict[str, Any] | None]:
-    fresh = init_state(jnp.zeros(4), OPTIMIZER)
     step = checkpoints.latest_step()
-    if step is None:
-        return fresh, None
-    like = jax.eval_shape(lambda: fresh)
-    state = checkpoints.restore(step, like, PLACEMENT.shardings(like))
-    return state, checkpoints.record(step)["window"]
+    return (_fresh(), None) if step is None else _read(checkpoints, step)
+
+
+def _read(checkpoints: Checkpoints, step: int) -> tuple[TrainState, dict[str, Any]]:
+    like = jax.eval_shape(_fresh)
+    record = checkpoints.record(step)
+    return checkpoints.restore(step, record, like, PLACEMENT.shardings(like)), record["window"]
 
 
 def _train(workdir: Path, happens: dict[int, Any] | None = None, **options: Any) -> TrainState:
@@ -188,7 +194,7 @@ def _allow_files_of(size: int) -> None:
 def test_a_disk_that_is_full_for_a_while_costs_nothing(whole, tmp_path: Path, capsys) -> None:
     full, room = lambda: _allow_files_of(0), lambda: _allow_files_of(resource.RLIM_INFINITY)
     try:
-        with pytest.warns(UserWarning, match=r"waits? to be written|TensorBoard goes without"):
+        with pytest.warns(UserWarning, match=r"wait to be written|TensorBoard goes without"):
             state = _train(tmp_path, {3: full, 9: room})
     finally:
         room()
@@ -197,19 +203,23 @@ def test_a_disk_that_is_full_for_a_while_costs_nothing(whole, tmp_path: Path, ca
     picture = "samples/step_000006.png"
     assert (tmp_path / picture).read_bytes() == (whole[0] / picture).read_bytes()
     assert "checkpoint 5 was not saved" in capsys.readouterr().err
-    assert 5 not in _steps(tmp_path) and _steps(tmp_path)[-2:] == [10, 12]
+    assert _steps(tmp_path)[-2:] == [10, 12]
+    checkpoints = Checkpoints(tmp_path / "checkpoints", read_only=True)
+    for step in checkpoints.steps():  # Orbax may write one after all that it says it could not
+        assert int(_read(checkpoints, step)[0].step) == step
+    checkpoints.close()
 
 
 def test_a_last_checkpoint_that_cannot_be_written_is_an_error(
     tmp_path: Path, monkeypatch, capsys
 ) -> None:
-    monkeypatch.setattr(loop, "_PATIENCE", 1)
+    monkeypatch.setattr(loop, "_PATIENCE", 3)
     monkeypatch.setattr(loop, "_PAUSE", 0.2)
     try:
         with pytest.raises(NotSavedError, match="checkpoint 12 was not saved"):
             _train(tmp_path, {11: lambda: _allow_files_of(0)})
     finally:
         _allow_files_of(resource.RLIM_INFINITY)
-    assert "It is tried again for 1 s." in capsys.readouterr().err
+    assert re.search(r"It is tried again for \d s\.", capsys.readouterr().err)
     assert 12 not in _steps(tmp_path)
     assert int(_train(tmp_path).step) == STEPS

@@ -74,7 +74,8 @@ class Window:
         """Wait for what was added last, and count it. Returns: its steps that were skipped."""
         if self._pending is None:
             return []
-        metrics = {name: np.asarray(x, np.float64) for name, x in _on_host(self._pending).items()}
+        on_host: dict[str, np.ndarray] = jax.device_get(self._pending)
+        metrics = {name: np.asarray(x, np.float64) for name, x in on_host.items()}
         self._pending, skipped = None, []
         for i, finite in enumerate(metrics["finite"]):
             if finite:
@@ -123,7 +124,3 @@ class Window:
             self._sums.seconds += now - self._start
             self._start = now
         return self._sums
-
-
-def _on_host(metrics: Metrics) -> dict[str, np.ndarray]:
-    return jax.device_get(metrics)
