@@ -100,6 +100,8 @@ class Checkpoints:
 
     def close(self) -> None:
         """`wait`, and end."""
+        if self._failed and jax.process_count() > 1:
+            return  # the others wait for this save; that its host is gone, they will be told
         self.wait()
         self._manager.close()
 
@@ -156,7 +158,7 @@ class Checkpoints:
         return TrainState(**tree)
 
     def set_aside(self, step: int) -> Path | None:
-        """Move a damaged checkpoint out of the way, where it can be looked at.
+        """Move a damaged checkpoint out of the way, where it can be looked at; then `reload`.
 
         Returns: whereto; None where nothing may be changed, and it stays.
         """
@@ -167,8 +169,14 @@ class Checkpoints:
         taken = len(list(shelf.glob(f"{step}*")))
         place = shelf / (f"{step}-{taken + 1}" if taken else str(step))
         shutil.move(self._folder / str(step), place)
-        self._manager.reload()
         return place
+
+    def reload(self) -> None:
+        """Look at the folder anew. Where one host has changed it, every host needs that.
+
+        A host that goes by an older list would refuse to save a step that another one saves.
+        """
+        self._manager.reload()
 
     def _open(self) -> ocp.CheckpointManager:
         return ocp.CheckpointManager(self._folder.absolute(), options=self._options)
@@ -202,13 +210,14 @@ class Checkpoints:
 
         Orbax would list its step as saved, and refuse to save it again.
         """
-        step, self._saving = self._saving, None
-        with contextlib.suppress(Exception):  # it may tell the same error again
-            self._manager.close()
-        # A new manager would trip over files that appear in a folder while it removes it.
-        self._options = dataclasses.replace(self._options, cleanup_tmp_directories=False)
-        self._manager, self._failed = self._open(), True
-        self._remove_unfinished()
+        step, self._saving, self._failed = self._saving, None, True
+        if jax.process_count() == 1:  # hosts open one together, and the others are not here
+            with contextlib.suppress(Exception):  # it may tell the same error again
+                self._manager.close()
+            # A new manager would trip over files that appear in a folder while it removes it.
+            self._options = dataclasses.replace(self._options, cleanup_tmp_directories=False)
+            self._manager = self._open()
+            self._remove_unfinished()
         raise NotSavedError(
             f"checkpoint {step} was not saved to {self._folder} ({_gist(error)}): make room "
             "there, or make it writable."

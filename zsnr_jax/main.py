@@ -13,6 +13,7 @@ stopped goes on when its command is repeated.
 
 import contextlib
 import errno
+import inspect
 import io
 import logging
 import os
@@ -132,8 +133,8 @@ def _quieten_orbax() -> None:
 
 
 def _unraisable(told: Any) -> None:
-    """Print an error that nobody can catch, unless it is of an event loop that is gone."""
-    if str(told.exc_value) != "Event loop is closed":
+    """Print an error that nobody can catch, unless it is of a task or a loop that is gone."""
+    if not (inspect.iscoroutine(told.object) or str(told.exc_value) == "Event loop is closed"):
         sys.__unraisablehook__(told)
 
 

@@ -245,17 +245,23 @@ def _resume(run: Run, checkpoints: Checkpoints) -> tuple[TrainState, dict[str, A
             _say(f"warning: {error}.")
             damaged.append(step)
             continue
-        for newer in damaged:  # only now that there is one to go on from
-            place = checkpoints.set_aside(newer) if parallel.is_first_host() else None
-            _say(
-                f"Going back to step {step}." + (f" Step {newer} is now {place}." if place else "")
-            )
+        if damaged:  # and only now that there is one to go on from
+            _set_aside(checkpoints, damaged, step)
         return found
     if damaged:
         raise UsageError(
             "no checkpoint is whole: copy one back, or start over in another --workdir."
         )
     return _fresh(run), None
+
+
+def _set_aside(checkpoints: Checkpoints, damaged: list[int], step: int) -> None:
+    """Tell of damaged checkpoints, and move them where checkpoints may be changed."""
+    for newer in damaged if parallel.is_first_host() else ():
+        place = checkpoints.set_aside(newer)
+        _say(f"Going back to step {step}." + (f" Step {newer} is now {place}." if place else ""))
+    parallel.wait_for_hosts("set aside")
+    checkpoints.reload()
 
 
 def _read(
