@@ -14,7 +14,6 @@ import pytest
 from parity import sd_configs
 
 from zsnr_jax.errors import UsageError
-from zsnr_jax.models import sd_layers
 from zsnr_jax.models.sd_unet import UNet2DCondition
 
 SMALL = {
@@ -121,43 +120,3 @@ def test_a_setting_that_it_does_not_implement_is_refused(setting, allowed) -> No
 def test_settings_that_change_nothing_here_are_passed_over() -> None:
     extra = {"sample_size": 96, "upcast_attention": True, "encoder_hid_dim": None, "_commit": "0a"}
     assert UNet2DCondition.from_config(SMALL | extra) == UNet2DCondition.from_config(SMALL)
-
-
-# What it shares with the other networks.
-
-
-def test_attention_mixes_by_softmax_and_hides_what_is_to_come() -> None:
-    q, k, v = (np.random.default_rng(i).standard_normal((1, 5, 2, 3)) for i in range(3))
-    logits = np.einsum("bnhd,bmhd->bhnm", q, k) / np.sqrt(3)
-    for is_causal in (False, True):
-        seen = np.tril(np.ones((5, 5))) if is_causal else np.ones((5, 5))
-        weights = np.exp(logits) * seen
-        weights /= weights.sum(-1, keepdims=True)
-        mixed = sd_layers.attention(*(jnp.float32(x) for x in (q, k, v)), is_causal=is_causal)
-        np.testing.assert_allclose(
-            mixed, np.einsum("bhnm,bmhd->bnhd", weights, v), rtol=1e-5, atol=1e-6
-        )
-
-
-@pytest.mark.parametrize(
-    "backend, dtype, head_dim, implementation",
-    [
-        ("gpu", "bfloat16", 64, "cudnn"),
-        ("gpu", "float16", 128, "cudnn"),
-        ("gpu", "float32", 64, None),
-        ("gpu", "bfloat16", 160, None),
-        ("gpu", "bfloat16", 12, None),
-        ("cpu", "bfloat16", 64, None),
-        ("tpu", "bfloat16", 64, None),
-    ],
-)
-def test_attention_asks_for_cudnn_where_it_serves(
-    monkeypatch, backend, dtype, head_dim, implementation
-) -> None:
-    asked = []
-    monkeypatch.setattr(jax, "default_backend", lambda: backend)
-    monkeypatch.setattr(
-        jax.nn, "dot_product_attention", lambda *_, **options: asked.append(options)
-    )
-    sd_layers.attention(*[jnp.zeros((1, 2, 1, head_dim), dtype)] * 3)
-    assert asked == [{"is_causal": False, "implementation": implementation}]

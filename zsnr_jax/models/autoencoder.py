@@ -14,7 +14,9 @@ from einops import rearrange
 from flax import linen as nn
 
 from zsnr_jax.models import sd_layers
+from zsnr_jax.models.attention import attention
 from zsnr_jax.models.layers import Dtype
+from zsnr_jax.models.norm import GroupNorm
 from zsnr_jax.models.sd_layers import Downsample, Factory, ResnetBlock, Upsample
 
 _EPS = 1e-6  # of all norms here
@@ -194,10 +196,10 @@ class SelfAttention(nn.Module):
     def __call__(self, x: jax.Array) -> jax.Array:
         """x [B, H, W, C] -> [B, H, W, C]."""
         dense = functools.partial(nn.Dense, x.shape[-1], dtype=self.dtype)
-        norm = nn.GroupNorm(self.groups, epsilon=_EPS, dtype=self.dtype, name="group_norm")
+        norm = GroupNorm(self.groups, _EPS, self.dtype, name="group_norm")
         tokens = rearrange(norm(x), "b h w c -> b (h w) 1 c")
         q, k, v = (dense(name=f"to_{part}")(tokens) for part in "qkv")
-        mixed = dense(name="to_out_0")(sd_layers.attention(q, k, v))
+        mixed = dense(name="to_out_0")(attention(q, k, v))
         return x + rearrange(mixed, "b (h w) 1 c -> b h w c", h=x.shape[1])
 
 
@@ -209,5 +211,5 @@ def _resnet(groups: int, remat: bool, dtype: Dtype) -> Factory:
 
 def _output(h: jax.Array, groups: int, channels: int) -> jax.Array:
     """End a network in float32. A part of the compact method that calls it."""
-    norm = nn.GroupNorm(groups, epsilon=_EPS, name="conv_norm_out")
+    norm = GroupNorm(groups, _EPS, name="conv_norm_out")
     return nn.Conv(channels, (3, 3), name="conv_out")(nn.silu(norm(h.astype(jnp.float32))))

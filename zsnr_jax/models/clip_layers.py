@@ -11,6 +11,7 @@ from einops import rearrange
 from flax import linen as nn
 
 from zsnr_jax.models import sd_layers
+from zsnr_jax.models.attention import attention
 from zsnr_jax.models.layers import Dtype
 
 Activation = Callable[[jax.Array], jax.Array]
@@ -90,7 +91,7 @@ class SelfAttention(nn.Module):
             )
             for part in "qkv"
         )
-        mixed = sd_layers.attention(q, k, v, is_causal=self.is_causal)
+        mixed = attention(q, k, v, is_causal=self.is_causal)
         return dense(name="out_proj")(rearrange(mixed, "b l m d -> b l (m d)"))
 
 

@@ -7,7 +7,9 @@ import jax.numpy as jnp
 from einops import rearrange
 from flax import linen as nn
 
-Dtype = jax.typing.DTypeLike
+from zsnr_jax.models import norm
+from zsnr_jax.models.attention import attention
+from zsnr_jax.models.norm import Dtype
 
 
 def timestep_embedding(timestep: jax.Array, dim: int, max_period: float = 10_000.0) -> jax.Array:
@@ -30,7 +32,7 @@ class GroupNorm(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         """x [B, H, W, C], 8 divides C -> the same shape."""
-        return nn.GroupNorm(num_groups=None, group_size=8, dtype=self.dtype, name="groups")(x)
+        return norm.GroupNorm(x.shape[-1] // 8, dtype=self.dtype, name="groups")(x)
 
 
 class RowDropout(nn.Module):
@@ -91,7 +93,7 @@ class SelfAttention(nn.Module):
         tokens = rearrange(GroupNorm(self.dtype, name="norm")(x), "b h w c -> b (h w) c")
         qkv = nn.Dense(3 * channels, dtype=self.dtype, name="qkv")(tokens)
         q, k, v = rearrange(qkv, "b n (three m d) -> three b n m d", three=3, d=self.head_dim)
-        mixed = rearrange(jax.nn.dot_product_attention(q, k, v), "b n m d -> b n (m d)")
+        mixed = rearrange(attention(q, k, v), "b n m d -> b n (m d)")
         zeros = nn.initializers.zeros
         mixed = nn.Dense(channels, dtype=self.dtype, kernel_init=zeros, name="out")(mixed)
         return x + rearrange(mixed, "b (h w) c -> b h w c", h=height, w=width)

@@ -15,6 +15,7 @@ from flax import linen as nn
 
 from zsnr_jax.errors import UsageError
 from zsnr_jax.models.layers import Dtype
+from zsnr_jax.models.norm import GroupNorm
 
 Padding = tuple[tuple[int, int], tuple[int, int]]  # (top, bottom), (left, right)
 Factory = Callable[..., nn.Module]  # makes copies of a layer, whose names are still to be given
@@ -22,24 +23,6 @@ Factory = Callable[..., nn.Module]  # makes copies of a layer, whose names are s
 _MOST, _MOST_LAYERS, _MOST_ENTRIES = 2**20, 128, 16  # of sizes, layers, and entries of a list
 _LAYERS = ("layers_per_block", "num_hidden_layers")
 _OURS = {"parent", "name", "dtype", "remat"}  # fields of our modules that no config.json sets
-
-
-def attention(
-    query: jax.Array, key: jax.Array, value: jax.Array, *, is_causal: bool = False
-) -> jax.Array:
-    """Mix values by softmax(query key^T / sqrt(D)), which is computed in float32.
-
-    Args: query [B, N, heads, D]; key, value [B, M, heads, D]. is_causal: token i sees 0..i only.
-    Returns: [B, N, heads, D], of the query's dtype.
-    On a GPU the half precisions go to cuDNN's kernel, which never stores the N x M weights; JAX
-    picks it only when asked to, and refuses what it cannot do.
-    """
-    half = query.dtype in (jnp.bfloat16, jnp.float16)
-    fits = query.shape[-1] % 8 == 0 and query.shape[-1] <= 128
-    cudnn = half and fits and jax.default_backend() == "gpu"
-    return jax.nn.dot_product_attention(
-        query, key, value, is_causal=is_causal, implementation="cudnn" if cudnn else None
-    )
 
 
 class ResnetBlock(nn.Module):
@@ -53,12 +36,12 @@ class ResnetBlock(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array, embedding: jax.Array | None = None) -> jax.Array:
         """x [B, H, W, C], embedding [B, E] or none -> [B, H, W, channels]."""
-        h = nn.silu(nn.GroupNorm(self.groups, epsilon=self.eps, dtype=self.dtype, name="norm1")(x))
+        h = nn.silu(GroupNorm(self.groups, self.eps, self.dtype, name="norm1")(x))
         h = nn.Conv(self.channels, (3, 3), dtype=self.dtype, name="conv1")(h)
         if embedding is not None:
             project = nn.Dense(self.channels, dtype=self.dtype, name="time_emb_proj")
             h = h + project(nn.silu(embedding))[:, None, None, :]
-        h = nn.silu(nn.GroupNorm(self.groups, epsilon=self.eps, dtype=self.dtype, name="norm2")(h))
+        h = nn.silu(GroupNorm(self.groups, self.eps, self.dtype, name="norm2")(h))
         h = nn.Conv(self.channels, (3, 3), dtype=self.dtype, name="conv2")(h)
         if x.shape[-1] != self.channels:
             x = nn.Conv(self.channels, (1, 1), dtype=self.dtype, name="conv_shortcut")(x)

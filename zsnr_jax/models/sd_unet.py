@@ -14,7 +14,9 @@ from einops import rearrange
 from flax import linen as nn
 
 from zsnr_jax.models import sd_layers
+from zsnr_jax.models.attention import attention
 from zsnr_jax.models.layers import Dtype, timestep_embedding
+from zsnr_jax.models.norm import GroupNorm
 from zsnr_jax.models.sd_layers import Downsample, Factory, ResnetBlock, Upsample
 
 _ATTENDING = ("CrossAttnDownBlock2D", "CrossAttnUpBlock2D")
@@ -112,7 +114,7 @@ class UNet2DCondition(nn.Module):
             taken = [skips.pop() for _ in range(self.layers_per_block + 1)]
             h = UpBlock(*parts, self.dtype, name=f"up_blocks_{i}")(h, taken, *given)
 
-        norm = nn.GroupNorm(self.norm_num_groups, epsilon=self.norm_eps, name="conv_norm_out")
+        norm = GroupNorm(self.norm_num_groups, self.norm_eps, name="conv_norm_out")
         h = nn.silu(norm(h.astype(jnp.float32)))
         zeros = nn.initializers.zeros
         return nn.Conv(self.out_channels, (3, 3), kernel_init=zeros, name="conv_out")(h)
@@ -219,7 +221,7 @@ class Transformer(nn.Module):
         linear = functools.partial(nn.Dense, channels, dtype=self.dtype)
         conv = functools.partial(nn.Conv, channels, (1, 1), dtype=self.dtype)
         project = linear if self.use_linear_projection else conv
-        h = nn.GroupNorm(self.groups, epsilon=1e-6, dtype=self.dtype, name="norm")(x)
+        h = GroupNorm(self.groups, 1e-6, self.dtype, name="norm")(x)
         h = rearrange(project(name="proj_in")(h), "b h w c -> b (h w) c")
         h = TransformerBlock(self.heads, self.dtype, name="transformer_blocks_0")(h, context)
         h = rearrange(h, "b (h w) c -> b h w c", h=height, w=width)
@@ -258,7 +260,7 @@ class Attention(nn.Module):
             rearrange(dense(use_bias=False, name=name)(h), "b n (m d) -> b n m d", m=self.heads)
             for name, h in sources.items()
         )
-        mixed = rearrange(sd_layers.attention(q, k, v), "b n m d -> b n (m d)")
+        mixed = rearrange(attention(q, k, v), "b n m d -> b n (m d)")
         return dense(name="to_out_0")(mixed)
 
 

@@ -1,0 +1,135 @@
+"""Attention, by what is fastest on the hardware a program is compiled for.
+
+On GPUs and TPUs that is JAX's own. On CPUs XLA adds up a row of weights one after another, since it
+may not change the order that a program says, and stores the weights of all heads, for the gradient
+too. Here rows are reduced in lanes; many weights are taken head by head, so that they stay in the
+cache; and the gradient computes them anew.
+
+Milliseconds forward, and with the gradient, on two cores, float32, of B x N x M x heads x D:
+
+    8 x 1024 x 1024 x 4 x 32    JAX's 551, 1086   here  55, 233   torch's 61, 227
+    8 x  256 x  256 x 4 x 64    JAX's  24,   92   here  12,  49   torch's  8,  84
+   32 x   16 x   16 x 4 x 32    JAX's 0.9,  2.3   here 0.4, 1.4   torch's  4, 1.1
+
+(2026-11-23, Intel Xeon with other work beside it, the least of seven:
+`python -m experiments.benchmarks.attention`.) Head by head does not pay for few weights, nor all
+heads at once for many: 308 and 792 in the first row.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from einops import rearrange
+
+_LANES = 16  # numbers in the widest vector register
+_FEW = 2**17  # weights of a head, up to which all heads are taken at once
+
+
+def attention(
+    query: jax.Array, key: jax.Array, value: jax.Array, *, is_causal: bool = False
+) -> jax.Array:
+    """Mix values by softmax(query key^T / sqrt(D)), which is computed in float32 or wider.
+
+    Args: query [B, N, heads, D]; key, value [B, M, heads, D]. is_causal: token i sees 0..i only.
+    Returns: [B, N, heads, D], of the query's dtype.
+    The choice is made when a program is compiled, for the platform it is compiled for.
+    """
+
+    def by_jax(query: jax.Array, key: jax.Array, value: jax.Array) -> jax.Array:
+        return jax.nn.dot_product_attention(
+            query, key, value, is_causal=is_causal, implementation=_implementation(query)
+        )
+
+    if is_causal:  # text alone, of few tokens
+        return by_jax(query, key, value)
+    return jax.lax.platform_dependent(query, key, value, cpu=_on_cpu, default=by_jax)
+
+
+def _implementation(query: jax.Array) -> Any:
+    """On a GPU the half precisions go to cuDNN's kernel, which never stores the weights.
+
+    JAX picks it only when asked to, and refuses what it cannot do.
+    """
+    half = query.dtype in (jnp.bfloat16, jnp.float16)
+    fits = query.shape[-1] % 8 == 0 and query.shape[-1] <= 128
+    return "cudnn" if half and fits and jax.default_backend() == "gpu" else None
+
+
+@jax.custom_vjp
+def _on_cpu(query: jax.Array, key: jax.Array, value: jax.Array) -> jax.Array:
+    return _forward(query, key, value)[0]
+
+
+def _forward(query: jax.Array, key: jax.Array, value: jax.Array) -> tuple[jax.Array, Any]:
+    """The mixture, and what the gradient needs: all but the weights."""
+    q, k, v = (_heads_first(x) for x in (query, key, value))
+    mixed, log_sum = _over_heads(_mix_head)(q * q.shape[-1] ** -0.5, k, v)
+    return _heads_last(mixed, query), (query, key, value, mixed, log_sum)
+
+
+def _backward(saved: Any, gradient: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
+    query, key, value, mixed, log_sum = saved
+    q, k, v, g = (_heads_first(x) for x in (query, key, value, gradient))
+    scale = q.shape[-1] ** -0.5
+    shift = (g * mixed).sum(-1)
+    dq, dk, dv = _over_heads(_head_gradient)(q * scale, k, v, g, log_sum, shift)
+    return _heads_last(dq * scale, query), _heads_last(dk, key), _heads_last(dv, value)
+
+
+_on_cpu.defvjp(_forward, _backward)
+
+
+def _mix_head(q: jax.Array, k: jax.Array, v: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Of one head: [N, D], [M, D], [M, D] -> the mixture [N, D], and log sum exp of logits [N]."""
+    logits = q @ k.T
+    highest = _reduce(jnp.max, logits)
+    weights = jnp.exp(logits - highest[:, None])
+    total = _reduce(jnp.sum, weights)
+    return (weights @ v) / total[:, None], highest + jnp.log(total)
+
+
+def _head_gradient(
+    q: jax.Array,
+    k: jax.Array,
+    v: jax.Array,
+    g: jax.Array,
+    log_sum: jax.Array,
+    shift: jax.Array,
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """Of one head: by q, k and v, where g is the gradient by the mixture, and shift [N] = g mixed.
+
+    d softmax(a) = softmax(a) (da - softmax(a) da), and softmax(a) da = shift when summed over M.
+    """
+    weights = jnp.exp(q @ k.T - log_sum[:, None])
+    by_logits = weights * (g @ v.T - shift[:, None])
+    return by_logits @ k, by_logits.T @ q, weights.T @ g
+
+
+def _over_heads(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Apply a function of one head to [B heads, ...], all at once or one after another."""
+
+    def apply(q: jax.Array, k: jax.Array, *others: jax.Array) -> Any:
+        if q.shape[1] * k.shape[1] <= _FEW:
+            return jax.vmap(function)(q, k, *others)
+        return jax.lax.map(lambda head: function(*head), (q, k, *others))
+
+    return apply
+
+
+def _reduce(function: Callable[..., jax.Array], x: jax.Array) -> jax.Array:
+    """Reduce the last axis, first to as many numbers as fit a register, where that goes."""
+    if x.shape[-1] % _LANES:
+        return function(x, axis=-1)
+    return function(function(rearrange(x, "... (m l) -> ... m l", l=_LANES), axis=-2), axis=-1)
+
+
+def _heads_first(x: jax.Array) -> jax.Array:
+    """[B, N, heads, D] -> [B heads, N, D], in float32 or wider."""
+    wide = x.astype(jnp.promote_types(x.dtype, jnp.float32))
+    return rearrange(wide, "b n h d -> (b h) n d")
+
+
+def _heads_last(x: jax.Array, like: jax.Array) -> jax.Array:
+    return rearrange(x, "(b h) n d -> b n h d", b=like.shape[0]).astype(like.dtype)
