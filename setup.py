@@ -34,6 +34,7 @@ setup(
         "absl-py",
         "array_record",
         "einops",
+        "filelock",  # JAX needs it to bound the folder of compiled programs
         "flax>=0.12",
         "grain>=0.2.17",  # before it, threads swallowed errors
         "importlib_resources",  # tensorflow-datasets needs it and does not say so

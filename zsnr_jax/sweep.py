@@ -24,7 +24,6 @@ import shlex
 import shutil
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -119,20 +118,18 @@ def is_finished(run: PlannedRun) -> bool:
 def run_all(runs: Sequence[PlannedRun]) -> list[PlannedRun]:
     """Do what is not finished, here, one after another; returns those that failed."""
     failed, trained = [], _trained({run.workdir.parent for run in runs})
-    with tempfile.TemporaryDirectory() as compiled:  # this machine's: another may not run them
-        environment = {"JAX_COMPILATION_CACHE_DIR": compiled} | os.environ
-        for run in (progress := tqdm(runs, desc="sweep", unit="run")):
-            progress.set_postfix_str(run.name)
-            if is_finished(run):
-                continue
-            if _launch(run, trained.get(run.training), environment):
-                trained.setdefault(run.training, run.workdir)
-            else:
-                failed.append(run)
+    for run in (progress := tqdm(runs, desc="sweep", unit="run")):
+        progress.set_postfix_str(run.name)
+        if is_finished(run):
+            continue
+        if _launch(run, trained.get(run.training)):
+            trained.setdefault(run.training, run.workdir)
+        else:
+            failed.append(run)
     return failed
 
 
-def _launch(run: PlannedRun, trained: Path | None, environment: Mapping[str, str]) -> bool:
+def _launch(run: PlannedRun, trained: Path | None) -> bool:
     """Do a run in a process of its own; whether it succeeded.
 
     Args: trained: a folder with the checkpoints that it would train; None where there is none.
@@ -147,7 +144,7 @@ def _launch(run: PlannedRun, trained: Path | None, environment: Mapping[str, str
         command.append("--mode=eval")
     with open(run.workdir / "log.txt", "a", encoding="utf-8") as log:
         process = subprocess.Popen(
-            command, stdout=log, stderr=subprocess.STDOUT, env=environment,
+            command, stdout=log, stderr=subprocess.STDOUT,
             start_new_session=True,  # Ctrl-C would reach it twice, which means at once
         )  # fmt: skip
     return _wait(process, run) == 0

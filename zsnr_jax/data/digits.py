@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 import tensorflow_datasets as tfds
 from PIL import Image
-from sklearn.datasets import load_digits
 
 SIZE = 16
 SPLITS = {"train": slice(0, 1500), "test": slice(1500, 1797)}
@@ -23,6 +22,8 @@ def make_digits() -> tuple[np.ndarray, np.ndarray]:
 
     Returns: images uint8 [1797, 16, 16, 1]; labels int64 [1797] in 0..9.
     """
+    from sklearn.datasets import load_digits  # late: it takes longer to import than JAX
+
     scans: Any = load_digits()
     order = np.random.default_rng(_SEED).permutation(len(scans.target))
     images = np.stack([_enlarge(scan) for scan in scans.images[order]])[..., None]

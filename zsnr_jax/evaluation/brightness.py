@@ -11,7 +11,6 @@ Source: arXiv 2305.08891, sections 2 and 5; the paper shows pictures and gives n
 from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
-import scipy.stats
 
 from zsnr_jax.errors import UsageError
 
@@ -50,7 +49,9 @@ def wasserstein1(samples: np.ndarray, data: np.ndarray) -> float:
 
     On the scale of brightness: samples that are all 0.1 too dark are 0.1 away. No bins.
     """
-    return float(scipy.stats.wasserstein_distance(samples, data))
+    from scipy.stats import wasserstein_distance  # late: it takes long to import
+
+    return float(wasserstein_distance(samples, data))
 
 
 def mean_recovery(samples: np.ndarray, data: np.ndarray) -> float | None:

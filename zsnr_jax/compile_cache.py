@@ -1,0 +1,44 @@
+"""Compiled programs, kept in the user's cache folder: a repeated command need not compile again.
+
+That is most of the time until the first step. JAX's own settings come first, above all
+JAX_COMPILATION_CACHE_DIR for another folder, and JAX_ENABLE_COMPILATION_CACHE=false for none.
+"""
+
+import hashlib
+import os
+import platform
+from pathlib import Path
+
+import jax
+
+MAX_BYTES = 4 * 2**30  # of all programs; those not used for longest go first
+_WORTH_KEEPING = 0.1  # seconds that a program took to compile
+
+
+def keep_programs() -> Path | None:
+    """From now on, keep what is compiled. Returns: where; None where JAX has its own settings.
+
+    A folder that cannot be written to costs time, and nothing else.
+    """
+    settings = jax.config.values
+    if settings["jax_compilation_cache_dir"] or not settings["jax_enable_compilation_cache"]:
+        return None
+    caches = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    folder = caches / "zsnr_jax" / "compiled" / _machine()
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError:
+        return None
+    jax.config.update("jax_compilation_cache_dir", str(folder))
+    jax.config.update("jax_compilation_cache_max_size", MAX_BYTES)
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", _WORTH_KEEPING)
+    return folder
+
+
+def _machine() -> str:
+    """The processor, in a few letters: hosts may share a home, and not each other's programs."""
+    processor = platform.machine() + platform.processor()
+    if (told := Path("/proc/cpuinfo")).exists():  # where `platform` knows but the family
+        lines = told.read_text().splitlines()
+        processor += next((line for line in lines if line.startswith(("flags", "Features"))), "")
+    return hashlib.sha256(processor.encode()).hexdigest()[:12]
