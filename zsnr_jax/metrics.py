@@ -2,14 +2,16 @@
 
 import io
 import json
+import time
 import warnings
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from PIL import Image
-from tensorboardX import SummaryWriter
+from tensorboardX import summary
+from tensorboardX.event_file_writer import EventsWriter
+from tensorboardX.proto import event_pb2
 
 from zsnr_jax import files
 
@@ -32,8 +34,7 @@ class MetricsWriter:
         """Add a row; it must hold `step`. None stands for "nothing to tell"."""
         self._rows.write(row)
         scalars = {f"train/{k}": x for k, x in row.items() if isinstance(x, float)}
-        for name, value in scalars.items():
-            self._board.show(lambda to: to.add_scalar(name, value, row["step"]))  # noqa: B023
+        self._board.show(row["step"], *(summary.scalar(*pair) for pair in scalars.items()))
 
     def write_skipped(self, row: dict[str, Any]) -> None:
         """Add a step that was not finite, as words where JSON has no number."""
@@ -42,7 +43,7 @@ class MetricsWriter:
     def image(self, name: str, image: np.ndarray, step: int) -> None:
         """Write a picture, uint8 [H, W, C], as samples/step_NNNNNN.png and to TensorBoard."""
         self._pictures.write(f"step_{step:06d}.png", image)
-        self._board.show(lambda to: to.add_image(name, image, step, dataformats="HWC"))
+        self._board.show(step, summary.image(name, image, dataformats="HWC"))
 
     def flush(self) -> None:
         """Write what a full disk has refused so far."""
@@ -50,9 +51,8 @@ class MetricsWriter:
             part.flush()
 
     def close(self) -> None:
-        """Write what is left, and close."""
+        """Write what is left."""
         self.flush()
-        self._board.show(lambda to: to.close())
 
 
 class _Pictures:
@@ -80,20 +80,45 @@ class _Pictures:
 
 
 class _Board:
-    """TensorBoard's files, which go without what a full disk refuses: the rows have it."""
+    """TensorBoard's files, which go without what a full disk refuses: the rows have it.
+
+    Written at once: SummaryWriter has a thread for it, which dies of a full disk, and a `close`
+    that then waits for that thread for ever.
+    """
 
     def __init__(self, folder: Path, first_step: int) -> None:
-        self._make = lambda: SummaryWriter(str(folder), purge_step=first_step)
-        self._writer: SummaryWriter | None = None
+        self._folder, self._first_step = folder, first_step
+        self._files = 0
+        self._writer: EventsWriter | None = None
 
-    def show(self, add: Callable[[SummaryWriter], Any]) -> None:
-        """Add something, by a new writer where the last one has failed."""
+    def show(self, step: int, *shown: Any) -> None:
+        """Add values and pictures of a step, to a new file where the last one has failed."""
+        event = _event(step)
+        for values in shown:
+            event.summary.MergeFrom(values)
         try:
-            self._writer = self._writer or self._make()
-            add(self._writer)
+            self._writer = self._writer or self._open()
+            self._writer.write_event(event)
+            self._writer.flush()
         except OSError as error:
             self._writer = None
             warnings.warn(f"TensorBoard goes without a value ({error.strerror}).", stacklevel=3)
+
+    def _open(self) -> EventsWriter:
+        """A new file; the first of a run says that what others show of its steps is void."""
+        self._folder.mkdir(exist_ok=True)
+        writer = EventsWriter(str(self._folder / "events"), f".{self._files}")
+        if not self._files:
+            event = _event(self._first_step)
+            event.session_log.status = event.session_log.START
+            writer.write_event(event)
+        self._files += 1
+        return writer
+
+
+def _event(step: int) -> Any:
+    make = vars(event_pb2)["Event"]  # made when protobuf starts: type checkers do not see it
+    return make(wall_time=time.time(), step=step)
 
 
 class _Lines:
