@@ -143,6 +143,26 @@ def test_some_are_kept_for_good(tmp_path: Path) -> None:
     assert sorted(p.name for p in tmp_path.iterdir()) == ["2", "4", "5"]
 
 
+@pytest.mark.parametrize(
+    "error, told", [(jax.errors.JaxRuntimeError, "Gloo"), (OSError, "checkpoint 1 was not saved")]
+)
+def test_among_hosts_a_failed_save_ends_this_one_and_a_lost_host_is_not_called_a_disk(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: type[Exception], told: str
+) -> None:
+    checkpoints = Checkpoints(tmp_path)
+
+    def fail(*_: object, **__: object) -> None:
+        monkeypatch.setattr(jax, "process_count", lambda: 2)
+        raise error("Gloo: connection closed by peer")
+
+    monkeypatch.setattr(checkpoints._manager, "save", fail)
+    monkeypatch.setattr(checkpoints, "_open", lambda: pytest.fail("it would wait for the others"))
+    expected = NotSavedError if error is OSError else error
+    with pytest.raises(expected, match=told):
+        checkpoints.save(1, _state(), RECORD)
+    checkpoints.close()  # at once
+
+
 def test_a_save_that_fails_is_told_once_and_can_be_repeated(tmp_path: Path) -> None:
     checkpoints = Checkpoints(tmp_path, keep=3)
     checkpoints.save(1, _state(), RECORD)

@@ -211,7 +211,10 @@ class Checkpoints:
         Orbax would list its step as saved, and refuse to save it again.
         """
         step, self._saving, self._failed = self._saving, None, True
-        if jax.process_count() == 1:  # hosts open one together, and the others are not here
+        if jax.process_count() > 1:  # which open a manager together, and the others are not here
+            if isinstance(error, jax.errors.JaxRuntimeError):
+                raise error  # they could not meet: `parallel.hosts_may_be_lost` asks who is gone
+        else:
             with contextlib.suppress(Exception):  # it may tell the same error again
                 self._manager.close()
             # A new manager would trip over files that appear in a folder while it removes it.
