@@ -3,12 +3,11 @@
 import collections
 import datetime
 import json
-import os
-import platform
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from experiments import machine
 from experiments.fault_drill.drill import Drill
 from zsnr_jax import files
 
@@ -29,7 +28,7 @@ def part(drill: Drill, seconds: float) -> dict[str, Any]:
         "mode": drill.mode,
         "date": datetime.date.today().isoformat(),
         "minutes": round(seconds / 60, 1),
-        "machine": _machine(),
+        "machine": machine.processor(),
         "versions": {name: version(name) for name in ("jax", "flax", "orbax-checkpoint")},
         "faults": dict(sorted(drill.counts.items())),
         "launches": drill.launches,
@@ -66,12 +65,3 @@ def table(found: dict[str, Any]) -> str:
             f"{found['wrong']} things went wrong.",
         ]
     )
-
-
-def _machine() -> str:
-    cpu = platform.processor() or platform.machine()
-    info = Path("/proc/cpuinfo")
-    if info.exists():
-        names = [line for line in info.read_text().splitlines() if line.startswith("model name")]
-        cpu = names[0].partition(": ")[2] if names else cpu
-    return f"{os.cpu_count()} cores of {cpu}"

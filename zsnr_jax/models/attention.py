@@ -5,15 +5,8 @@ may not change the order that a program says, and stores the weights of all head
 too. Here rows are reduced in lanes; many weights are taken head by head, so that they stay in the
 cache; and the gradient computes them anew.
 
-Milliseconds forward, and with the gradient, on two cores, float32, of B x N x M x heads x D:
-
-    8 x 1024 x 1024 x 4 x 32    JAX's 551, 1086   here  55, 233   torch's 61, 227
-    8 x  256 x  256 x 4 x 64    JAX's  24,   92   here  12,  49   torch's  8,  84
-   32 x   16 x   16 x 4 x 32    JAX's 0.9,  2.3   here 0.4, 1.4   torch's  4, 1.1
-
-(2026-11-23, Intel Xeon with other work beside it, the least of seven:
-`python -m experiments.benchmarks.attention`.) Head by head does not pay for few weights, nor all
-heads at once for many: 308 and 792 in the first row.
+One head at a time does not pay for few weights, nor all heads at once for many.
+`python -m experiments.benchmarks.layers` measures both ways, and torch's.
 """
 
 from collections.abc import Callable

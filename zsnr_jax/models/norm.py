@@ -4,14 +4,7 @@ On GPUs and TPUs that is Flax's own. On CPUs XLA sums a group's few channels one
 another; here each channel is summed over the positions, which takes many channels at a time, and
 then the sums. That is also more exact: Flax takes the variance as E[x^2] - E[x]^2.
 
-Milliseconds with SiLU, and with the gradient, on two cores, float32, of B x H x W x C, 32 groups:
-
-    8 x 32 x 32 x  64    Flax's 6.6,  9.9   here 2.5, 4.8
-    8 x 32 x 32 x 128    Flax's 7.4, 11.8   here 2.8, 8.4
-    8 x  8 x  8 x 256    Flax's 0.7,  1.0   here 0.4, 0.9
-
-(2026-11-23, Intel Xeon with other work beside it, the least of fifteen:
-`python -m experiments.benchmarks.norm`.)
+`python -m experiments.benchmarks.layers` measures both ways, and torch's.
 """
 
 import jax

@@ -1,0 +1,82 @@
+"""Our side of the benchmarks: what a worker makes ready, and then runs."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from experiments.benchmarks import sd_shaped
+from experiments.benchmarks.sd_shaped import Sizes
+from experiments.benchmarks.turns import Run
+from zsnr_jax import diffusers_io, guidance, predictions, randomness, samplers, timesteps
+from zsnr_jax.process import DiffusionProcess
+from zsnr_jax.train.optimizer import make_optimizer
+from zsnr_jax.train.state import Params, init_state
+from zsnr_jax.train.step import Objective, make_train_step
+
+
+def forward(folder: Path, sizes: Sizes) -> Run:
+    """One call of the network."""
+    network, params = _read(folder)
+    latents, _, timestep, contexts = jax.device_put(sd_shaped.inputs(sizes))
+    program = jax.jit(network)
+    return lambda: jax.block_until_ready(program(params, latents, timestep, contexts))
+
+
+def sample(folder: Path, sizes: Sizes) -> Run:
+    """Guided trailing DDIM, from noise to latents."""
+    network, params = _read(folder)
+    process, sampler = DiffusionProcess(), samplers.make_sampler("ddim")
+    schedule = process.noise_schedule
+    levels = timesteps.make_timesteps("trailing", process.num_steps, sizes.steps)
+    path = samplers.coefficients(sampler, schedule, levels)
+    shape = (sizes.size, sizes.size, 4)
+
+    @jax.jit
+    def program(params: Params, contexts: jax.Array, index: jax.Array) -> jax.Array:
+        guided = guidance.guide_network(
+            lambda *inputs: network(params, *inputs), contexts, 0 * contexts,
+            sd_shaped.GUIDANCE, sd_shaped.RESCALE,
+        )  # fmt: skip
+        denoise = predictions.make_denoise(guided, schedule, process.prediction)
+        noise = randomness.row_normal(jax.random.key(0), 0, index, shape)
+        return samplers.integrate(sampler, denoise, noise, path, None, index)
+
+    rows = jax.device_put((sd_shaped.contexts(sizes.images), np.arange(sizes.images)))
+    return lambda: jax.block_until_ready(program(params, *rows))
+
+
+def train(folder: Path, sizes: Sizes) -> Run:
+    """One step: loss, gradient, clipping, AdamW and the average."""
+    network, params = _read(folder)
+    latents, _, _, contexts = sd_shaped.inputs(sizes)
+    batch = {"image": latents, "context": contexts, "index": np.arange(sizes.batch, dtype=np.int32)}
+    batch = jax.device_put(batch)
+
+    def without_dropout(*arguments: Any) -> jax.Array:
+        return network(*arguments[:-1])
+
+    null = np.zeros(contexts.shape[1:], np.float32)
+    objective = Objective(without_dropout, DiffusionProcess(), null, condition="context")
+    optimizer = make_optimizer(lambda step: 1e-4, 0.9, 0.999, 0.01, 1.0)
+    step = jax.jit(make_train_step(objective, optimizer, 0.9999, seed=0), donate_argnums=0)
+    state = init_state(params, optimizer)
+
+    def run() -> None:
+        nonlocal state
+        state, metrics = step(state, batch)
+        jax.block_until_ready((state, metrics))
+
+    return run
+
+
+def _read(folder: Path) -> tuple[Callable[..., jax.Array], Params]:
+    unet = diffusers_io.read_network(folder, "unet")
+
+    def network(params: Params, *inputs: jax.Array) -> jax.Array:
+        return jnp.asarray(unet.model.apply({"params": params}, *inputs))
+
+    return network, jax.device_put(unet.params)

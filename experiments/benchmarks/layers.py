@@ -1,0 +1,156 @@
+"""Attention and group normalisation on a CPU: ours, JAX's and Flax's, and torch's.
+
+  python -m experiments.benchmarks.layers [--rounds=15] [--out=FILE.json]
+
+Each is timed forward, and with the gradient by all its inputs, in float32, in turn with the others
+(`turns`). torch takes part where it is installed, by its fused kernels, on channels-last arrays.
+"""
+# pyright: reportMissingImports=false
+
+import argparse
+import functools
+import importlib.util
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from experiments.benchmarks.turns import Make, Run, about, in_turn
+from zsnr_jax import files
+
+RESULT = Path(__file__).with_suffix(".json")
+ATTENTION = [  # batch, tokens, tokens attended to, heads, width of a head
+    (8, 1024, 1024, 4, 32),
+    (8, 256, 256, 4, 64),
+    (8, 64, 64, 8, 64),
+    (32, 16, 16, 4, 32),
+    (8, 1024, 77, 4, 32),
+]
+NORM = [  # batch, height, width, channels, groups
+    (8, 32, 32, 64, 32),
+    (8, 32, 32, 128, 32),
+    (8, 16, 16, 192, 32),
+    (8, 8, 8, 256, 32),
+    (32, 16, 16, 64, 8),
+]
+
+
+class Case(NamedTuple):
+    """What is timed. The variants are made in processes of their own, by the functions below."""
+
+    layer: str
+    shape: tuple[int, ...]
+    gradient: bool
+
+
+def main() -> None:
+    """Measure, print, and write the JSON beside this file."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--rounds", type=int, default=15, help="after the first call of each")
+    parser.add_argument("--out", type=Path, default=RESULT)
+    chosen = parser.parse_args()
+    shapes = [("attention", shape) for shape in ATTENTION] + [("norm", shape) for shape in NORM]
+    rows = []
+    for layer, shape in shapes:
+        for gradient in (False, True):
+            rows.append(_row(Case(layer, shape, gradient), chosen.rounds))
+            print(_line(rows[-1]), flush=True)
+    command = f"python -m experiments.benchmarks.layers --rounds={chosen.rounds}"
+    text = json.dumps({**about(command), "rows": rows}, indent=1) + "\n"
+    files.write_text(chosen.out, text)
+
+
+def _row(case: Case, rounds: int) -> dict[str, Any]:
+    """Milliseconds of each variant, and how many times faster than each other one ours is."""
+    names = ["ours", "theirs"] + ["torch"] * (importlib.util.find_spec("torch") is not None)
+    variants: dict[str, Make] = {name: functools.partial(_make, name, case) for name in names}
+    timed = in_turn(variants, rounds)
+    return {
+        **case._asdict(),
+        "milliseconds": {name: 1e3 * found.median for name, found in timed.items()},
+        "times_faster": {
+            name: timed["ours"].times_faster_than(timed[name]) for name in names if name != "ours"
+        },
+    }
+
+
+def _line(row: dict[str, Any]) -> str:
+    what = f"{row['layer']} {' x '.join(map(str, row['shape']))}"
+    what += " with its gradient" if row["gradient"] else ""
+    took = ", ".join(f"{name} {ms:.2f} ms" for name, ms in row["milliseconds"].items())
+    ratios = ", ".join(
+        f"{x['ratio']:.2f} [{x['low']:.2f}, {x['high']:.2f}] of {name}"
+        for name, x in row["times_faster"].items()
+    )
+    return f"{what:<48} {took}; times faster: {ratios}"
+
+
+def _make(name: str, case: Case) -> Run:
+    inputs = _inputs(case)
+    if name == "torch":
+        return _in_torch(case, inputs)
+    import jax
+
+    from zsnr_jax.models import attention, norm
+
+    functions: dict[tuple[str, str], Callable[..., Any]] = {
+        ("attention", "ours"): attention.attention,
+        ("attention", "theirs"): jax.nn.dot_product_attention,
+        ("norm", "ours"): functools.partial(_with_silu, norm.GroupNorm, case.shape[-1]),
+        ("norm", "theirs"): functools.partial(_with_silu, _flax_norm(), case.shape[-1]),
+    }
+    function = functions[case.layer, name]
+    if case.gradient:
+        loss = lambda *inputs: (function(*inputs) ** 2).sum()  # noqa: E731
+        program = jax.jit(jax.grad(loss, argnums=tuple(range(len(inputs)))))
+    else:
+        program = jax.jit(function)
+    inputs = jax.device_put(inputs)
+    return lambda: jax.block_until_ready(program(*inputs))
+
+
+def _flax_norm() -> Any:
+    from flax import linen as nn
+
+    return nn.GroupNorm
+
+
+def _with_silu(norm: Any, groups: int, x: Any, scale: Any, bias: Any) -> Any:
+    from flax import linen as nn
+
+    return nn.silu(norm(groups).apply({"params": {"scale": scale, "bias": bias}}, x))
+
+
+def _in_torch(case: Case, arrays: Sequence[np.ndarray]) -> Run:
+    import torch
+    from torch.nn import functional
+
+    inputs = [torch.from_numpy(x) for x in arrays]
+    if case.layer == "attention":
+        inputs = [x.movedim(2, 1).contiguous() for x in inputs]
+        function = functional.scaled_dot_product_attention
+    else:
+        inputs[0] = inputs[0].movedim(3, 1)  # channels-last in memory, as it came
+        groups = case.shape[-1]
+        function = lambda x, *by: functional.silu(functional.group_norm(x, groups, *by))  # noqa: E731
+    if not case.gradient:
+        return torch.no_grad()(lambda: function(*inputs))
+    inputs = [x.requires_grad_() for x in inputs]
+    return lambda: torch.autograd.grad((function(*inputs) ** 2).sum(), inputs)
+
+
+def _inputs(case: Case) -> list[np.ndarray]:
+    rng = np.random.default_rng(0)
+    if case.layer == "norm":
+        *shape, _ = case.shape
+        shapes = [tuple(shape), (shape[-1],), (shape[-1],)]
+    else:
+        batch, n, m, heads, width = case.shape
+        shapes = [(batch, n, heads, width)] + [(batch, m, heads, width)] * 2
+    return [rng.standard_normal(shape).astype(np.float32) for shape in shapes]
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,55 @@
+"""Benchmarks: that they run, in turn; what they find is not for tests."""
+
+import functools
+import time
+from pathlib import Path
+
+import pytest
+
+from experiments.benchmarks import in_jax, layers, sd_shaped
+from experiments.benchmarks.turns import Timed, in_turn
+from zsnr_jax import architectures
+
+
+def _make(path: Path, name: str):
+    """A variant that writes its name down whenever it runs; in a process of its own."""
+
+    def run() -> None:
+        with path.open("a") as file:
+            file.write(f"{name} ")
+        time.sleep(0.01)
+
+    return run
+
+
+def test_variants_run_in_turn(tmp_path: Path) -> None:
+    path = tmp_path / "order"
+    timed = in_turn({name: functools.partial(_make, path, name) for name in "ab"}, rounds=3)
+    assert path.read_text().split() == ["a", "b"] * 4  # a first call of each, and three rounds
+    assert all(len(found.seconds) == 3 and found.median >= 0.01 for found in timed.values())
+    assert all(0.01 < found.peak_gigabytes < 10 for found in timed.values())
+
+
+def test_ratios_are_of_neighbours_in_time() -> None:
+    slow_minute = Timed(9.0, [1.0, 10.0, 1.0], 1.0)
+    found = slow_minute.times_faster_than(Timed(9.0, [2.0, 20.0, 2.0], 1.0))
+    assert found == {"ratio": 2.0, "low": 2.0, "high": 2.0}
+
+
+@pytest.mark.parametrize("task", ["forward", "sample", "train"])
+def test_our_side_runs_in_small(task: str, tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setattr(sd_shaped, "CONFIG", architectures.TINY["unet"])
+    assert sd_shaped.write_weights(tmp_path / "unet") > 0
+    sizes = sd_shaped.Sizes(batch=2, images=2, steps=2, size=8)
+    run = getattr(in_jax, task)(tmp_path, sizes)
+    run()
+    run()
+
+
+@pytest.mark.parametrize(
+    "layer, shape", [("attention", (1, 4, 5, 2, 3)), ("norm", (1, 2, 2, 6, 3))]
+)
+@pytest.mark.parametrize("gradient", [False, True])
+@pytest.mark.parametrize("name", ["ours", "theirs"])
+def test_each_layer_is_timed(layer: str, shape: tuple[int, ...], gradient: bool, name: str) -> None:
+    layers._make(name, layers.Case(layer, shape, gradient))()
