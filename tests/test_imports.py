@@ -46,7 +46,8 @@ OURS = {
     "zsnr_jax.preemption": ["zsnr_jax.errors"],
     "zsnr_jax.digests": [],
     "zsnr_jax.checkpoints": [
-        *("zsnr_jax.digests", "zsnr_jax.errors", "zsnr_jax.files", "zsnr_jax.train.state"),
+        *("zsnr_jax.digests", "zsnr_jax.errors", "zsnr_jax.files", "zsnr_jax.parallel"),
+        "zsnr_jax.train.state",
     ],
     "zsnr_jax.train.step": [*CORE, "zsnr_jax.train.state", "zsnr_jax.train.optimizer"],
     "zsnr_jax.files": ["zsnr_jax.errors"],

@@ -22,7 +22,7 @@ from typing import Any
 import jax
 import orbax.checkpoint as ocp
 
-from zsnr_jax import digests, files
+from zsnr_jax import digests, files, parallel
 from zsnr_jax.errors import DamagedError, NotSavedError, UsageError
 from zsnr_jax.train.state import TrainState
 
@@ -100,7 +100,7 @@ class Checkpoints:
 
     def close(self) -> None:
         """`wait`, and end."""
-        if self._failed and jax.process_count() > 1:
+        if self._failed and parallel.num_hosts() > 1:
             return  # the others wait for this save; that its host is gone, they will be told
         self.wait()
         self._manager.close()
@@ -211,9 +211,9 @@ class Checkpoints:
         Orbax would list its step as saved, and refuse to save it again.
         """
         step, self._saving, self._failed = self._saving, None, True
-        if jax.process_count() > 1:  # which open a manager together, and the others are not here
-            if isinstance(error, jax.errors.JaxRuntimeError):
-                raise error  # they could not meet: `parallel.hosts_may_be_lost` asks who is gone
+        if parallel.num_hosts() > 1:  # which open a manager together, and the others are not here
+            if parallel.is_between_hosts(error):
+                raise error  # `parallel.hosts_may_be_lost` asks who is gone
         else:
             with contextlib.suppress(Exception):  # it may tell the same error again
                 self._manager.close()

@@ -26,6 +26,7 @@ from zsnr_jax.errors import LostHostError, UsageError
 
 _A_DAY = 24 * 60 * 60
 _TIME_TO_ANSWER = 5  # seconds in which all hosts notice that one is gone
+_STATUS = ("UNKNOWN: ", "UNAVAILABLE: ", "DEADLINE_EXCEEDED: ", "ABORTED: ")  # of XLA's errors
 AXIS = "batch"  # the name under which pmapped devices share a batch
 MODES = ("pmap", "fsdp")
 _REPLICA, _SHARD = "replica", "shard"  # axes of every mesh; the batch lies along both
@@ -65,8 +66,8 @@ def hosts_may_be_lost() -> Iterator[None]:
     """
     try:
         yield
-    except jax.errors.JaxRuntimeError as error:
-        if num_hosts() == 1:
+    except (jax.errors.JaxRuntimeError, ValueError) as error:
+        if not is_between_hosts(error):
             raise
         lost = _silent_hosts()
         if not lost:
@@ -76,6 +77,15 @@ def hosts_may_be_lost() -> Iterator[None]:
             f"host {names} of {num_hosts()}, counted from 0, is gone ({files.reason(error)}): "
             "repeat the command, on any number of hosts."
         ) from error
+
+
+def is_between_hosts(error: Exception) -> bool:
+    """Whether an error may be that of hosts that could not meet, since one is gone.
+
+    JAX raises most of them as JaxRuntimeError, and those of `sync_global_devices` as ValueError.
+    """
+    of_runtime = isinstance(error, jax.errors.JaxRuntimeError)
+    return num_hosts() > 1 and (of_runtime or str(error).startswith(_STATUS))
 
 
 def _silent_hosts() -> list[int]:
