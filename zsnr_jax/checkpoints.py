@@ -185,6 +185,8 @@ class Checkpoints:
         try:
             return self._manager.restore(step, args=args)
         except Exception as error:  # Orbax and TensorStore raise many types for a damaged file
+            if parallel.is_between_hosts(error):
+                raise  # a host that is gone damages no file
             raise self._damaged(step, _gist(error)) from error
 
     def _damaged(self, step: int, reason: str) -> DamagedError:
