@@ -62,8 +62,9 @@ def main(argv: Sequence[str]) -> None:
     preemption.listen()
     sys.stdout, sys.stderr = _Unfailing(sys.stdout), _Unfailing(sys.stderr)
     _quieten_orbax()
-    from zsnr_jax import compile_cache, modes, parallel
+    from zsnr_jax import compile_cache, modes, parallel, xla_options
 
+    xla_options.tune_for_cpus()
     compile_cache.keep_programs()
     warnings.formatwarning = lambda message, *_: f"warning: {message}\n"
     if _MULTIHOST.value:

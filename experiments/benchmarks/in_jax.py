@@ -11,7 +11,15 @@ import numpy as np
 from experiments.benchmarks import sd_shaped
 from experiments.benchmarks.sd_shaped import Sizes
 from experiments.benchmarks.turns import Run
-from zsnr_jax import diffusers_io, guidance, predictions, randomness, samplers, timesteps
+from zsnr_jax import (
+    diffusers_io,
+    guidance,
+    predictions,
+    randomness,
+    samplers,
+    timesteps,
+    xla_options,
+)
 from zsnr_jax.process import DiffusionProcess
 from zsnr_jax.train.optimizer import make_optimizer
 from zsnr_jax.train.state import Params, init_state
@@ -74,6 +82,7 @@ def train(folder: Path, sizes: Sizes) -> Run:
 
 
 def _read(folder: Path) -> tuple[Callable[..., jax.Array], Params]:
+    xla_options.tune_for_cpus()
     unet = diffusers_io.read_network(folder, "unet")
 
     def network(params: Params, *inputs: jax.Array) -> jax.Array:

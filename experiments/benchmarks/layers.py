@@ -1,9 +1,10 @@
-"""Attention and group normalisation on a CPU: ours, JAX's and Flax's, and torch's.
+"""Attention, group norm and convolution on a CPU: ours, JAX's and Flax's, and torch's.
 
   python -m experiments.benchmarks.layers [--rounds=15] [--out=FILE.json]
 
 Each is timed forward, and with the gradient by all its inputs, in float32, in turn with the others
-(`turns`). torch takes part where it is installed, by its fused kernels, on channels-last arrays.
+(`turns`). torch takes part where it is installed, by its fused kernels, on channels-last arrays. A
+convolution is ours where XLA is told what `xla_options` says, and theirs where it is not.
 """
 # pyright: reportMissingImports=false
 
@@ -35,6 +36,14 @@ NORM = [  # batch, height, width, channels, groups
     (8, 8, 8, 256, 32),
     (32, 16, 16, 64, 8),
 ]
+CONVOLUTION = [  # batch, height, width, channels, channels of the result; 3x3
+    (32, 8, 8, 96, 96),
+    (32, 4, 4, 128, 128),
+    (8, 32, 32, 64, 64),
+    (8, 16, 16, 128, 128),
+    (8, 8, 8, 256, 256),
+]
+_CALLS = 10  # in a turn
 
 
 class Case(NamedTuple):
@@ -51,9 +60,9 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=15, help="after the first call of each")
     parser.add_argument("--out", type=Path, default=RESULT)
     chosen = parser.parse_args()
-    shapes = [("attention", shape) for shape in ATTENTION] + [("norm", shape) for shape in NORM]
+    layers = {"attention": ATTENTION, "norm": NORM, "convolution": CONVOLUTION}
     rows = []
-    for layer, shape in shapes:
+    for layer, shape in ((layer, shape) for layer, shapes in layers.items() for shape in shapes):
         for gradient in (False, True):
             rows.append(_row(Case(layer, shape, gradient), chosen.rounds))
             print(_line(rows[-1]), flush=True)
@@ -65,11 +74,11 @@ def main() -> None:
 def _row(case: Case, rounds: int) -> dict[str, Any]:
     """Milliseconds of each variant, and how many times faster than each other one ours is."""
     names = ["ours", "theirs"] + ["torch"] * (importlib.util.find_spec("torch") is not None)
-    variants: dict[str, Make] = {name: functools.partial(_make, name, case) for name in names}
+    variants: dict[str, Make] = {name: functools.partial(_warm, name, case) for name in names}
     timed = in_turn(variants, rounds)
     return {
         **case._asdict(),
-        "milliseconds": {name: 1e3 * found.median for name, found in timed.items()},
+        "milliseconds": {name: 1e3 * found.median / _CALLS for name, found in timed.items()},
         "times_faster": {
             name: timed["ours"].times_faster_than(timed[name]) for name in names if name != "ours"
         },
@@ -87,19 +96,30 @@ def _line(row: dict[str, Any]) -> str:
     return f"{what:<48} {took}; times faster: {ratios}"
 
 
+def _warm(name: str, case: Case) -> Run:
+    """Several calls in each turn, as a network makes them: after a rest the first is slower."""
+    call = _make(name, case)
+    return lambda: [call() for _ in range(_CALLS)]
+
+
 def _make(name: str, case: Case) -> Run:
     inputs = _inputs(case)
     if name == "torch":
         return _in_torch(case, inputs)
     import jax
 
+    from zsnr_jax import xla_options
     from zsnr_jax.models import attention, norm
 
+    if name == "ours":
+        xla_options.tune_for_cpus()
     functions: dict[tuple[str, str], Callable[..., Any]] = {
         ("attention", "ours"): attention.attention,
         ("attention", "theirs"): jax.nn.dot_product_attention,
         ("norm", "ours"): functools.partial(_with_silu, norm.GroupNorm, case.shape[-1]),
         ("norm", "theirs"): functools.partial(_with_silu, _flax_norm(), case.shape[-1]),
+        ("convolution", "ours"): _convolve,
+        ("convolution", "theirs"): _convolve,
     }
     function = functions[case.layer, name]
     if case.gradient:
@@ -123,6 +143,13 @@ def _with_silu(norm: Any, groups: int, x: Any, scale: Any, bias: Any) -> Any:
     return nn.silu(norm(groups).apply({"params": {"scale": scale, "bias": bias}}, x))
 
 
+def _convolve(x: Any, kernel: Any) -> Any:
+    import jax
+
+    names = ("NHWC", "HWIO", "NHWC")
+    return jax.lax.conv_general_dilated(x, kernel, (1, 1), "SAME", dimension_numbers=names)
+
+
 def _in_torch(case: Case, arrays: Sequence[np.ndarray]) -> Run:
     import torch
     from torch.nn import functional
@@ -131,8 +158,13 @@ def _in_torch(case: Case, arrays: Sequence[np.ndarray]) -> Run:
     if case.layer == "attention":
         inputs = [x.movedim(2, 1).contiguous() for x in inputs]
         function = functional.scaled_dot_product_attention
+    elif case.layer == "convolution":
+        x, kernel = inputs
+        kernel = kernel.permute(3, 2, 0, 1).contiguous(memory_format=torch.channels_last)
+        inputs = [x.movedim(3, 1), kernel]  # channels-last in memory, as it came
+        function = functools.partial(functional.conv2d, padding=1)
     else:
-        inputs[0] = inputs[0].movedim(3, 1)  # channels-last in memory, as it came
+        inputs[0] = inputs[0].movedim(3, 1)
         groups = case.shape[-1]
         function = lambda x, *by: functional.silu(functional.group_norm(x, groups, *by))  # noqa: E731
     if not case.gradient:
@@ -146,6 +178,8 @@ def _inputs(case: Case) -> list[np.ndarray]:
     if case.layer == "norm":
         *shape, _ = case.shape
         shapes = [tuple(shape), (shape[-1],), (shape[-1],)]
+    elif case.layer == "convolution":
+        shapes = [case.shape[:-1], (3, 3, *case.shape[-2:])]
     else:
         batch, n, m, heads, width = case.shape
         shapes = [(batch, n, heads, width)] + [(batch, m, heads, width)] * 2

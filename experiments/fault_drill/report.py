@@ -3,12 +3,14 @@
 import collections
 import datetime
 import json
+import subprocess
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 from experiments import machine
 from experiments.fault_drill.drill import Drill
+from experiments.fault_drill.run import ROOT
 from zsnr_jax import files
 
 
@@ -29,6 +31,7 @@ def part(drill: Drill, seconds: float) -> dict[str, Any]:
         "date": datetime.date.today().isoformat(),
         "minutes": round(seconds / 60, 1),
         "machine": machine.processor(),
+        "commit": _commit(),
         "versions": {name: version(name) for name in ("jax", "flax", "orbax-checkpoint")},
         "faults": dict(sorted(drill.counts.items())),
         "launches": drill.launches,
@@ -36,6 +39,17 @@ def part(drill: Drill, seconds: float) -> dict[str, Any]:
         "went_back_to_an_older_checkpoint": drill.went_back,
         "wrong": drill.wrong,
     }
+
+
+def _commit() -> str | None:
+    """Of the code under test, where git is there to tell."""
+    try:
+        told = subprocess.run(
+            ["git", "describe", "--always", "--dirty"], capture_output=True, text=True, cwd=ROOT
+        )
+    except FileNotFoundError:
+        return None
+    return told.stdout.strip() or None
 
 
 def total(parts: list[dict[str, Any]]) -> dict[str, Any]:

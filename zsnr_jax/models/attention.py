@@ -9,6 +9,7 @@ One head at a time does not pay for few weights, nor all heads at once for many.
 `python -m experiments.benchmarks.layers` measures both ways, and torch's.
 """
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -20,6 +21,8 @@ _LANES = 16  # numbers in the widest vector register
 _FEW = 2**17  # weights of a head, up to which all heads are taken at once
 
 
+# A network has many alike: traced and differentiated once a shape.
+@functools.partial(jax.jit, static_argnames="is_causal")
 def attention(
     query: jax.Array, key: jax.Array, value: jax.Array, *, is_causal: bool = False
 ) -> jax.Array:

@@ -1,0 +1,29 @@
+"""What XLA is told about compiling for CPUs, where that is faster than what it does by itself.
+
+XLA takes YNNPACK's kernels for products, sums and convolutions. Its 3x3 convolutions are slower
+than Eigen's, most of all those to 64 or 96 channels; the others are faster. So here it is products
+and sums alone. On 2 cores of an AMD EPYC that takes a step of the main job from 103 to 85 ms;
+`python -m experiments.benchmarks.layers` measures the convolutions both ways.
+"""
+
+import os
+import platform
+
+import jaxlib
+
+_MEASURED = "0.10."  # versions of jaxlib; others may not know the flag, and end the process for it
+_KERNELS = "--xla_cpu_experimental_ynn_fusion_type"
+_KINDS = ("LIBRARY_FUSION_TYPE_DOT", "LIBRARY_FUSION_TYPE_REDUCE")
+
+
+def tune_for_cpus() -> bool:
+    """Tell XLA, by XLA_FLAGS; before the first computation of the process, which reads them.
+
+    What the user has set there comes first. Returns: whether anything was told.
+    """
+    flags = os.environ.get("XLA_FLAGS", "")
+    known = jaxlib.__version__.startswith(_MEASURED) and platform.machine() in ("x86_64", "AMD64")
+    if not known or _KERNELS in flags:
+        return False
+    os.environ["XLA_FLAGS"] = f"{flags} {_KERNELS}={','.join(_KINDS)}".strip()
+    return True
