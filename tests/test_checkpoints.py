@@ -168,6 +168,30 @@ def test_among_hosts_a_failed_save_ends_this_one_and_a_lost_host_is_not_called_a
     checkpoints.close()  # at once
 
 
+@pytest.mark.parametrize(
+    "error, found",
+    [
+        (jax.errors.JaxRuntimeError("UNKNOWN: Gloo"), jax.errors.JaxRuntimeError),
+        (ValueError("UNKNOWN: Gloo"), ValueError),
+        (ValueError("DATA_LOSS: a chunk"), DamagedError),
+    ],
+)
+def test_among_hosts_a_lost_one_is_not_called_a_damaged_checkpoint(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception, found: type[Exception]
+) -> None:
+    _save(tmp_path, 7)
+    checkpoints = Checkpoints(tmp_path, read_only=True)
+
+    def fail(*_: object, **__: object) -> None:
+        raise error
+
+    monkeypatch.setattr(jax, "process_count", lambda: 2)
+    monkeypatch.setattr(checkpoints._manager, "restore", fail)
+    with pytest.raises(found) as raised:
+        checkpoints.record(7)
+    assert type(raised.value) is found  # a DamagedError is a ValueError
+
+
 def test_a_save_that_fails_is_told_once_and_can_be_repeated(tmp_path: Path) -> None:
     checkpoints = Checkpoints(tmp_path, keep=3)
     checkpoints.save(1, _state(), RECORD)
