@@ -36,6 +36,22 @@ def test_rows_are_split_in_order_and_padding_rounds_up(monkeypatch) -> None:
     assert [parallel.round_up(n, 3) for n in (1, 3, 4)] == [3, 3, 6]
 
 
+@pytest.mark.parametrize("mode", parallel.MODES)
+def test_a_step_takes_what_it_returns_without_being_compiled_again(mode: str) -> None:
+    traces = []
+
+    def step(state, batches):
+        traces.append(state)
+        return jax.tree.map(lambda x: x + 1, state), {}
+
+    placement = parallel.make_placement(mode)
+    placed = placement.step(step)
+    state = placement.put({"w": np.zeros((4, 4), np.float32), "step": np.int32(0)})
+    for _ in range(3):
+        state, _ = placed(state, {"x": np.ones((1, 8, 2), np.float32)})
+    assert len(traces) == 1 and int(state["step"]) == 3
+
+
 def test_the_hardware_is_told_in_words() -> None:
     if jax.default_backend() == "cpu":
         assert parallel.describe() == f"{jax.device_count()} x CPU"

@@ -29,7 +29,7 @@ _TIME_TO_ANSWER = 5  # seconds in which all hosts notice that one is gone
 _STATUS = ("UNKNOWN: ", "UNAVAILABLE: ", "DEADLINE_EXCEEDED: ", "ABORTED: ")  # of XLA's errors
 AXIS = "batch"  # the name under which pmapped devices share a batch
 MODES = ("pmap", "fsdp")
-_REPLICA, _SHARD = "replica", "shard"  # axes of every mesh; the batch lies along both
+_REPLICA, _SHARD = "replica", "shard"  # axes of an fsdp mesh; the batch lies along both
 # One replica lies in so many slices at most: with more, fewer arrays have an axis that they divide,
 # and more would lie whole on every device (of Stable Diffusion's UNet 1 part in 10000 with 64
 # slices, and 82 % with 1024).
@@ -220,18 +220,13 @@ class Placement:
         The devices need not be there. (By pmap it is the program that pmap makes of a step.)
         """
         if self.mode == "pmap":
-            mesh = Mesh(self.mesh.devices.reshape(-1), (AXIS,))
             program = jax.shard_map(
-                step, mesh=mesh, in_specs=(P(), P(None, AXIS)), out_specs=P(), check_vma=False
-            )
-            state = _placed(state, jax.tree.map(lambda _: NamedSharding(mesh, P()), state))
-            batches = _placed(
-                batches, jax.tree.map(lambda _: NamedSharding(mesh, P(None, AXIS)), batches)
+                step, mesh=self.mesh, in_specs=(P(), P(None, AXIS)), out_specs=P(), check_vma=False
             )
         else:
             program = self._sharded(step)
-            state = _placed(state, self.shardings(state))
-            batches = _placed(batches, jax.tree.map(lambda _: self.row_sharding(axis=1), batches))
+        state = _placed(state, self.shardings(state))
+        batches = _placed(batches, jax.tree.map(lambda _: self.row_sharding(axis=1), batches))
         return jax.jit(program, donate_argnums=0).lower(state, batches)
 
     def lower_draw(
@@ -267,7 +262,7 @@ class Placement:
 
     def row_sharding(self, axis: int = 0) -> NamedSharding:
         """Rows at `axis`, evenly over all devices."""
-        return NamedSharding(self.mesh, P(*[None] * axis, (_REPLICA, _SHARD)))
+        return NamedSharding(self.mesh, P(*[None] * axis, self.mesh.axis_names))
 
     def _sharded(self, step: Callable[[Any, Any], Any]) -> Callable[[Any, Any], Any]:
         def sharded(state: Any, batches: Any) -> Any:
@@ -277,7 +272,7 @@ class Placement:
         return sharded
 
     def _mapped(self, function: Callable[[Any, Any], jax.Array]) -> Any:
-        rows = P((_REPLICA, _SHARD))
+        rows = P(self.mesh.axis_names)
         mapped = jax.shard_map(
             function, mesh=self.mesh, in_specs=(P(), rows), out_specs=rows, check_vma=False
         )
@@ -305,13 +300,15 @@ def make_placement(
       devices: all of them, if None.
     Raises: UsageError for an unknown mode, or a mesh that is not of all devices.
     """
-    devices = jax.devices() if devices is None else devices
+    devices = np.array(jax.devices() if devices is None else devices)
     if mode not in MODES:
         raise UsageError(f"parallel.mode {mode!r} is unknown: choose {' or '.join(MODES)}.")
     if mode == "pmap" and mesh:
         raise UsageError(
             f"parallel.mesh={tuple(mesh)} is of fsdp, and parallel.mode is pmap: set it to ()."
         )
+    if mode == "pmap":  # its own mesh: a state that lay on another would be compiled for once more
+        return Placement(mode, Mesh(devices.reshape(-1), (AXIS,)))
     sizes = tuple(mesh) or _default_mesh(len(devices))
     if len(sizes) != 2 or min(sizes) < 1:
         raise UsageError(f"parallel.mesh={sizes} must be (replicas, slices), or ().")
@@ -320,7 +317,7 @@ def make_placement(
             f"parallel.mesh={sizes} is of {math.prod(sizes)} devices, and there are "
             f"{len(devices)}: make (replicas, slices) multiply to {len(devices)}, or set it to ()."
         )
-    return Placement(mode, Mesh(np.array(devices).reshape(sizes), (_REPLICA, _SHARD)))
+    return Placement(mode, Mesh(devices.reshape(sizes), (_REPLICA, _SHARD)))
 
 
 def _default_mesh(devices: int) -> tuple[int, int]:
