@@ -53,6 +53,22 @@ def test_a_second_signal_ends_at_once() -> None:
     assert process.wait(timeout=30) == 128 + signal.SIGINT
 
 
+@pytest.mark.parametrize("number", preemption.SIGNALS)
+def test_a_signal_while_python_ends_does_not_change_the_code(number) -> None:
+    script = f"""
+import os
+from zsnr_jax import preemption
+preemption.listen()
+class Last:
+    def __del__(self, kill=os.kill, me=os.getpid()):
+        kill(me, {int(number)})
+        print("sent")
+last = Last()
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (0, "sent\n")
+
+
 def test_without_a_signal_nothing_ends() -> None:
     assert not preemption.requested()
     preemption.check("testing")

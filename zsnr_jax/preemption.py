@@ -9,6 +9,7 @@ There JAX takes SIGTERM, and tells all hosts the first place that none of them h
 are the calls of `requested`, of which every host must therefore make the same.
 """
 
+import atexit
 import os
 import signal
 from types import FrameType
@@ -30,6 +31,7 @@ def listen() -> None:
     """Take the signals from now on, until `listen_on_all_hosts`."""
     for number in SIGNALS:
         signal.signal(number, _take)
+    atexit.register(_ignore)  # called last, since it is registered before all others
 
 
 def listen_on_all_hosts() -> None:
@@ -64,6 +66,12 @@ def check(doing: str) -> None:
 def name() -> str:
     """The signal that came, in words."""
     return _Notice.received.name if _Notice.received else "a signal to one of the hosts"
+
+
+def _ignore() -> None:
+    """All is done and told: as Python ends it gives up its handlers, and a signal would kill it."""
+    for number in SIGNALS:
+        signal.signal(number, signal.SIG_IGN)
 
 
 def _take(number: int, frame: FrameType | None) -> None:
