@@ -1,7 +1,8 @@
-"""What a figure was measured on, in words."""
+"""What a figure was measured on, in words: the processor, and the code."""
 
 import os
 import platform
+import subprocess
 from pathlib import Path
 
 
@@ -13,3 +14,13 @@ def processor() -> str:
         names = [line for line in info.read_text().splitlines() if line.startswith("model name")]
         cpu = names[0].partition(": ")[2] if names else cpu
     return f"{os.cpu_count()} cores of {cpu}"
+
+
+def commit(checkout: Path) -> str | None:
+    """Of the code in a folder, where git can tell."""
+    command = ["git", "describe", "--always", "--dirty"]
+    try:
+        told = subprocess.run(command, cwd=checkout, capture_output=True, text=True)
+    except FileNotFoundError:
+        return None
+    return told.stdout.strip() or None

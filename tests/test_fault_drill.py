@@ -55,12 +55,28 @@ def test_one_that_was_damaged_and_is_written_anew_is_not(run: Run) -> None:
     assert run.look() == []
 
 
-def test_the_report_on_record_adds_up_and_nothing_went_wrong() -> None:
+def test_what_was_lost_is_told_from_a_wrong_code() -> None:
+    codes = ["SIGTERM: SIGTERM made it exit with -15", "lost host: the other process exited with 1"]
+    assert report.lost(codes) == []
+    losses = [
+        "it ended with another array w",
+        "it went on from step 5, and step 10 was whole",
+        "of damaged checkpoints [5] nothing is left",
+        "checkpoint 5 changed by itself",
+        "lost host: the other process did not notice",
+        "full disk: it did not save once there was room",
+    ]
+    assert report.lost([*codes, *losses]) == losses
+
+
+def test_the_report_on_record_adds_up_and_nothing_was_lost() -> None:
     found = json.loads(REPORT.read_text())
     assert found["total"] == report.total(found["parts"])
     assert len({part["seed"] for part in found["parts"]}) == len(found["parts"])
     for part in found["parts"]:
-        assert part["wrong"] == [] and part["runs_ended"] > 0 and part["machine"] and part["date"]
+        assert report.lost(part["wrong"]) == [] and part["runs_ended"] > 0
+        assert part["machine"] and part["date"] and part["commit"]
+    assert found["total"]["all"] >= 500
     kinds = {"kill -9", "SIGTERM", "flipped bits", "truncated file", "deleted file", "full disk",
              "lost host"}  # fmt: skip
     assert found["total"]["faults"].keys() >= kinds

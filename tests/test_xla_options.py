@@ -5,7 +5,7 @@ import re
 import subprocess
 import sys
 
-import jaxlib
+import jaxlib.version
 import pytest
 
 from zsnr_jax import xla_options
@@ -23,7 +23,7 @@ shapes = jnp.zeros((32, 8, 8, 96)), jnp.zeros((3, 3, 96, 96)), jnp.zeros((512, 5
 print(program.lower(*shapes).compile().as_text())
 """
 on_measured = pytest.mark.skipif(
-    not jaxlib.__version__.startswith("0.10."), reason="the flag is of jaxlib 0.10"
+    not jaxlib.version.__version__.startswith("0.10."), reason="the flag is of jaxlib 0.10"
 )
 
 
@@ -58,5 +58,5 @@ def test_other_flags_stay(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_an_unknown_version_is_told_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XLA_FLAGS", "")
-    monkeypatch.setattr(jaxlib, "__version__", "0.99.0")
+    monkeypatch.setattr(jaxlib.version, "__version__", "0.99.0")
     assert not xla_options.tune_for_cpus() and os.environ["XLA_FLAGS"] == ""

@@ -300,7 +300,7 @@ def make_placement(
       devices: all of them, if None.
     Raises: UsageError for an unknown mode, or a mesh that is not of all devices.
     """
-    devices = np.array(jax.devices() if devices is None else devices)
+    chosen = np.array(jax.devices() if devices is None else devices)
     if mode not in MODES:
         raise UsageError(f"parallel.mode {mode!r} is unknown: choose {' or '.join(MODES)}.")
     if mode == "pmap" and mesh:
@@ -308,16 +308,16 @@ def make_placement(
             f"parallel.mesh={tuple(mesh)} is of fsdp, and parallel.mode is pmap: set it to ()."
         )
     if mode == "pmap":  # its own mesh: a state that lay on another would be compiled for once more
-        return Placement(mode, Mesh(devices.reshape(-1), (AXIS,)))
-    sizes = tuple(mesh) or _default_mesh(len(devices))
+        return Placement(mode, Mesh(chosen.reshape(-1), (AXIS,)))
+    sizes = tuple(mesh) or _default_mesh(chosen.size)
     if len(sizes) != 2 or min(sizes) < 1:
         raise UsageError(f"parallel.mesh={sizes} must be (replicas, slices), or ().")
-    if math.prod(sizes) != len(devices):
+    if math.prod(sizes) != chosen.size:
         raise UsageError(
             f"parallel.mesh={sizes} is of {math.prod(sizes)} devices, and there are "
-            f"{len(devices)}: make (replicas, slices) multiply to {len(devices)}, or set it to ()."
+            f"{chosen.size}: make (replicas, slices) multiply to {chosen.size}, or set it to ()."
         )
-    return Placement(mode, Mesh(devices.reshape(sizes), (_REPLICA, _SHARD)))
+    return Placement(mode, Mesh(chosen.reshape(sizes), (_REPLICA, _SHARD)))
 
 
 def _default_mesh(devices: int) -> tuple[int, int]:

@@ -9,7 +9,7 @@ and sums alone. On 2 cores of an AMD EPYC that takes a step of the main job from
 import os
 import platform
 
-import jaxlib
+import jaxlib.version
 
 _MEASURED = "0.10."  # versions of jaxlib; others may not know the flag, and end the process for it
 _KERNELS = "--xla_cpu_experimental_ynn_fusion_type"
@@ -22,7 +22,10 @@ def tune_for_cpus() -> bool:
     What the user has set there comes first. Returns: whether anything was told.
     """
     flags = os.environ.get("XLA_FLAGS", "")
-    known = jaxlib.__version__.startswith(_MEASURED) and platform.machine() in ("x86_64", "AMD64")
+    known = jaxlib.version.__version__.startswith(_MEASURED) and platform.machine() in (
+        "x86_64",
+        "AMD64",
+    )
     if not known or _KERNELS in flags:
         return False
     os.environ["XLA_FLAGS"] = f"{flags} {_KERNELS}={','.join(_KINDS)}".strip()

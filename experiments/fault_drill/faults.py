@@ -47,7 +47,10 @@ def ask_to_end(run: Run, hosts: list[Host], rng: random.Random) -> Outcome:
 
 
 def lose_host(run: Run, hosts: list[Host], rng: random.Random) -> Outcome:
-    """kill -9 of one process of two: the other has to notice, and end."""
+    """kill -9 of one process of two: the other has to notice, and end.
+
+    As a rule it says who is gone; JAX's runtime may be quicker, and abort, or crash, which is told.
+    """
     del run
     lost = rng.randrange(len(hosts))
     hosts[lost].send(signal.SIGKILL)
@@ -57,10 +60,11 @@ def lose_host(run: Run, hosts: list[Host], rng: random.Random) -> Outcome:
     if not other.ends_within((HEARTBEAT if found else _TO_FIND) + _PATIENCE):
         wrong.append("the other process did not notice")
         other.send(signal.SIGKILL)
-    elif other.process.returncode not in (0, *_GONE, *([] if found else [1])):
+    elif other.process.returncode not in (0, *_GONE, -signal.SIGSEGV, *([] if found else [1])):
         wrong.append(f"the other process exited with {other.process.returncode}")
     hosts[lost].process.wait()
-    return "lost host", wrong
+    crashed = other.process.returncode == -signal.SIGSEGV
+    return "lost host, JAX crashed" if crashed else "lost host", wrong
 
 
 def fill_disk(run: Run, hosts: list[Host], rng: random.Random) -> Outcome:

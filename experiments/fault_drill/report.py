@@ -3,7 +3,7 @@
 import collections
 import datetime
 import json
-import subprocess
+import re
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -31,7 +31,7 @@ def part(drill: Drill, seconds: float) -> dict[str, Any]:
         "date": datetime.date.today().isoformat(),
         "minutes": round(seconds / 60, 1),
         "machine": machine.processor(),
-        "commit": _commit(),
+        "commit": machine.commit(ROOT),
         "versions": {name: version(name) for name in ("jax", "flax", "orbax-checkpoint")},
         "faults": dict(sorted(drill.counts.items())),
         "launches": drill.launches,
@@ -41,15 +41,9 @@ def part(drill: Drill, seconds: float) -> dict[str, Any]:
     }
 
 
-def _commit() -> str | None:
-    """Of the code under test, where git is there to tell."""
-    try:
-        told = subprocess.run(
-            ["git", "describe", "--always", "--dirty"], capture_output=True, text=True, cwd=ROOT
-        )
-    except FileNotFoundError:
-        return None
-    return told.stdout.strip() or None
+def lost(wrong: list[str]) -> list[str]:
+    """Of what went wrong, all but codes that a process should not have ended with."""
+    return [what for what in wrong if not re.search(r" exit(ed)? with -?\d+$", what)]
 
 
 def total(parts: list[dict[str, Any]]) -> dict[str, Any]:
@@ -63,7 +57,8 @@ def total(parts: list[dict[str, Any]]) -> dict[str, Any]:
         "runs_ended": sum(part["runs_ended"] for part in parts),
         "launches": sum(part["launches"] for part in parts),
         "minutes": round(sum(part["minutes"] for part in parts), 1),
-        "wrong": sum(len(part["wrong"]) for part in parts),
+        "lost_or_changed": sum(len(lost(part["wrong"])) for part in parts),
+        "wrong_exit_codes": sum(len(part["wrong"]) - len(lost(part["wrong"])) for part in parts),
     }
 
 
@@ -76,6 +71,7 @@ def table(found: dict[str, Any]) -> str:
             f"  {'in all':<16} {found['all']:>5}  in {found['launches']} launches and "
             f"{found['minutes']} minutes",
             f"{found['runs_ended']} runs ended with the bits of the undisturbed one; "
-            f"{found['wrong']} things went wrong.",
+            f"{found['lost_or_changed']} things were lost, or changed in silence, and "
+            f"{found['wrong_exit_codes']} processes ended with a wrong code.",
         ]
     )
