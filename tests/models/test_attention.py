@@ -106,7 +106,7 @@ def test_it_asks_for_cudnn_where_that_serves(
     monkeypatch.setattr(jax, "default_backend", lambda: backend)
     monkeypatch.setattr(jax.nn, "dot_product_attention", by_jax)
     x = jnp.zeros((1, 2, 1, head_dim), dtype)
-    attention.clear_cache()  # JAX keeps what it has traced, here and afterwards
+    jax.clear_caches()  # JAX keeps what it has traced, here and afterwards
     jax.eval_shape(attention, x, x, x)
-    attention.clear_cache()
+    jax.clear_caches()
     assert asked == [{"is_causal": False, "implementation": implementation}]

@@ -74,11 +74,24 @@ def tolerance(case):
     return cases.TOLERANCE[case.data]
 
 
+def is_nan_here(case, live):
+    """Whether diffusers' first step is NaN: at which S a root is rounded up, processors differ."""
+    at_zero = case.solver == "ddim(eta=1)" and case.zero_terminal_snr
+    return at_zero and case.num_steps in live["timesteps"]["not_a_number"]
+
+
+def skip_where_diffusers_is_fine(name, live):
+    if ROWS[name].cause == "not_a_number" and not is_nan_here(ROWS[name].case, live):
+        pytest.skip("diffusers has a number here, on this processor")
+
+
 # Where diffusers does what the textbook says.
 
 
 @pytest.mark.parametrize("index", range(len(EXACT)), ids=[case.name for case in EXACT])
 def test_samples_agree(index, live):
+    if is_nan_here(EXACT[index], live):
+        pytest.skip("diffusers is NaN here, on this processor")
     theirs = live["cases"][index]["x_0"]
     np.testing.assert_allclose(ours.end(EXACT[index]), theirs, rtol=0, atol=tolerance(EXACT[index]))
 
@@ -92,6 +105,7 @@ def rows_of(live):
 
 @pytest.mark.parametrize("name", ROWS)
 def test_the_deviation_is_as_large_as_it_was(name, live):
+    skip_where_diffusers_is_fine(name, live)
     row, least = rows_of(live)[name], tolerance(ROWS[name].case)
     for place, size in zip(("first_update", "end"), SIZES[name], strict=True):
         difference = INF if row[place]["difference"] is None else row[place]["difference"]
@@ -100,6 +114,7 @@ def test_the_deviation_is_as_large_as_it_was(name, live):
 
 @pytest.mark.parametrize("name", [name for name, row in ROWS.items() if row.closed_form == "limit"])
 def test_the_closed_form_is_ours(name, live):
+    skip_where_diffusers_is_fine(name, live)
     row, case = rows_of(live)[name], ROWS[name].case
     assert row["end"]["closer"] == "zsnr_jax"
     assert max(row[place]["zsnr_jax"] for place in ("first_update", "end")) <= tolerance(case)
@@ -145,15 +160,21 @@ def test_trailing_timesteps_are_ours_but_for_an_extra_entry_or_a_tie(solver, sto
 def test_the_file_is_what_diffusers_gives(live, stored):
     assert stored.keys() == live.keys()
     assert live["noise_at_T"] == pytest.approx(stored["noise_at_T"], abs=1e-6)
-    for key in stored.keys() - {"versions", "noise_at_T", "cases", "deviations"}:
+    for key in stored.keys() - {"versions", "noise_at_T", "cases", "deviations", "timesteps"}:
         assert stored[key] == live[key], key
-    for old, new in zip(stored["cases"], live["cases"], strict=True):
-        np.testing.assert_allclose(new["x_0"], old["x_0"], rtol=0, atol=1e-6)
+    of_both = [{**file["timesteps"], "not_a_number": None} for file in (stored, live)]
+    assert of_both[0] == of_both[1] and live["timesteps"]["not_a_number"]
+    for case, old, new in zip(EXACT, stored["cases"], live["cases"], strict=True):
+        if not is_nan_here(case, live):
+            # Two of the last digit stored: processors round differently.
+            np.testing.assert_allclose(new["x_0"], old["x_0"], rtol=0, atol=2e-6)
         assert {**new, "x_0": None} == {**old, "x_0": None}
-    for old, new in zip(
-        map(flat, stored["deviations"]), map(flat, live["deviations"]), strict=True
+    for deviation, old, new in zip(
+        ROWS.values(), map(flat, stored["deviations"]), map(flat, live["deviations"]), strict=True
     ):
         assert new.keys() == old.keys()
+        if deviation.cause == "not_a_number" and not is_nan_here(deviation.case, live):
+            continue
         for key, value in old.items():
             about = pytest.approx(value, rel=0.05, abs=2e-6) if type(value) is float else value
             assert new[key] == about, key
