@@ -166,8 +166,8 @@ def test_the_file_is_what_diffusers_gives(live, stored):
     assert of_both[0] == of_both[1] and live["timesteps"]["not_a_number"]
     for case, old, new in zip(EXACT, stored["cases"], live["cases"], strict=True):
         if not is_nan_here(case, live):
-            # Two of the last digit stored: processors round differently.
-            np.testing.assert_allclose(new["x_0"], old["x_0"], rtol=0, atol=2e-6)
+            # As exact as float32 is: the processor that stored them may have rounded otherwise.
+            np.testing.assert_allclose(new["x_0"], old["x_0"], rtol=0, atol=tolerance(case))
         assert {**new, "x_0": None} == {**old, "x_0": None}
     for deviation, old, new in zip(
         ROWS.values(), map(flat, stored["deviations"]), map(flat, live["deviations"]), strict=True
