@@ -1,9 +1,9 @@
 """What XLA is told about compiling for CPUs, where that is faster than what it does by itself.
 
-XLA takes YNNPACK's kernels for products, sums and convolutions. Its 3x3 convolutions are slower
-than Eigen's, most of all those to 64 or 96 channels; the others are faster. So here it is products
-and sums alone. On 2 cores of an AMD EPYC that takes a step of the main job from 103 to 85 ms;
-`python -m experiments.benchmarks.layers` measures the convolutions both ways.
+XLA takes YNNPACK's kernels for products, sums and convolutions. Within the main job's training step
+its 3x3 convolutions, to 96 and 128 channels, take longer than Eigen's; the others do not. So here it
+is products and sums alone. `python -m experiments.benchmarks.layers` measures convolutions both
+ways, and `python -m experiments.benchmarks.main_job --other=FOLDER` whole versions.
 """
 
 import os
