@@ -1,9 +1,9 @@
 """What XLA is told about compiling for CPUs, where that is faster than what it does by itself.
 
-XLA takes YNNPACK's kernels for products, sums and convolutions. Within the main job's training step
-its 3x3 convolutions, to 96 and 128 channels, take longer than Eigen's; the others do not. So here it
-is products and sums alone. `python -m experiments.benchmarks.layers` measures convolutions both
-ways, and `python -m experiments.benchmarks.main_job --other=FOLDER` whole versions.
+XLA takes YNNPACK's kernels for products, sums and convolutions. Within the main job's training
+step its 3x3 convolutions, to 96 and 128 channels, take longer than Eigen's; the others do not. So
+here it is products and sums alone. `python -m experiments.benchmarks.layers` measures convolutions
+both ways, and `python -m experiments.benchmarks.main_job --other=FOLDER` whole versions.
 """
 
 import os
