@@ -22,7 +22,7 @@ from zsnr_jax.losses import LossWeight
 from zsnr_jax.predictions import StatefulDenoise, make_denoise
 from zsnr_jax.process import DiffusionProcess
 from zsnr_jax.train.loop import LoopOptions
-from zsnr_jax.train.optimizer import learning_rate_schedule, make_optimizer
+from zsnr_jax.train.optimizer import Optimizer, learning_rate_schedule, make_optimizer
 from zsnr_jax.train.state import Params, TrainState, init_state
 from zsnr_jax.train.step import Objective, make_probe, make_train_step
 
@@ -42,7 +42,7 @@ class Run:
     process: DiffusionProcess
     model: Any  # the Flax network that is trained
     objective: Objective
-    optimizer: optax.GradientTransformation
+    optimizer: Optimizer
     learning_rate: optax.Schedule
     ema_decay: float
     loop: LoopOptions

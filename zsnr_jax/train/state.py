@@ -1,6 +1,6 @@
 """What a training step reads and returns, and a checkpoint holds."""
 
-from typing import Any
+from typing import Any, Protocol
 
 import jax
 import jax.numpy as jnp
@@ -8,6 +8,13 @@ import optax
 from flax import struct
 
 Params = Any
+
+
+class Rule(Protocol):
+    """What knows the state that it starts from: an `Optimizer`, or one of optax's."""
+
+    @property
+    def init(self) -> Any: ...  # (params) -> optax.OptState
 
 
 class TrainState(struct.PyTreeNode):
@@ -22,9 +29,7 @@ class TrainState(struct.PyTreeNode):
     frozen: Params = ()
 
 
-def init_state(
-    params: Params, optimizer: optax.GradientTransformation, frozen: Params = ()
-) -> TrainState:
+def init_state(params: Params, optimizer: Rule, frozen: Params = ()) -> TrainState:
     """The state before the first step; the average starts at the parameters."""
     return TrainState(
         step=jnp.zeros((), jnp.int32),
@@ -36,11 +41,17 @@ def init_state(
     )
 
 
-def update_ema(ema_params: Params, params: Params, updates: jax.Array, decay: float) -> Params:
+def update_ema(
+    ema_params: Params,
+    params: Params,
+    updates: jax.Array,
+    decay: float,
+    applied: jax.typing.ArrayLike = True,
+) -> Params:
     """Move the average towards the parameters: ema <- d ema + (1 - d) params.
 
     d = min(decay, (1 + n)/(10 + n)) after n updates, so that the first, bad parameters are
-    forgotten soon.
+    forgotten soon. Where no update was applied, the average stays, too.
     """
     d = jnp.minimum(decay, (1 + updates) / (10 + updates))
-    return optax.incremental_update(params, ema_params, 1 - d)
+    return optax.incremental_update(params, ema_params, jnp.where(applied, 1 - d, 0))

@@ -16,6 +16,7 @@ from einops import rearrange
 from zsnr_jax import losses, offset_noise, randomness
 from zsnr_jax.predictions import add_noise
 from zsnr_jax.process import DiffusionProcess
+from zsnr_jax.train.optimizer import Optimizer, global_norm
 from zsnr_jax.train.state import Params, TrainState, update_ema
 
 # index int32 [B], and what the objective reads: image [B, H, W, C] in [-1, 1] and label int32 [B]
@@ -105,7 +106,7 @@ def loss_at_level(
 
 def make_train_step(
     objective: Objective,
-    optimizer: optax.GradientTransformation,
+    optimizer: Optimizer | optax.GradientTransformation,
     ema_decay: float,
     seed: int,
     axis_name: str | None = None,
@@ -130,6 +131,7 @@ def make_train_step(
     key = randomness.purpose_key(seed, randomness.Purpose.TRAIN)
     level_key = randomness.purpose_key(seed, randomness.Purpose.LEVEL)
     T = objective.process.num_steps
+    rule = Optimizer.of(optimizer)
 
     def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
         level = randomness.row_levels(level_key, state.step, batch["index"], T)
@@ -141,9 +143,9 @@ def make_train_step(
         if axis_name is not None:
             loss, grads = jax.lax.pmean((loss, grads), axis_name)
             by_level = jax.lax.psum(by_level, axis_name)
-        grad_norm = optax.global_norm(grads)
+        grad_norm = global_norm(grads)
         finite = jnp.isfinite(loss) & jnp.isfinite(grad_norm)
-        state = _update(state, grads, optimizer, ema_decay, finite)
+        state = _update(state, grads, grad_norm, rule, ema_decay, finite)
         return state, {"loss": loss, "grad_norm": grad_norm, "finite": finite, **by_level}
 
     return train_step
@@ -152,22 +154,20 @@ def make_train_step(
 def _update(
     state: TrainState,
     grads: Params,
-    optimizer: optax.GradientTransformation,
+    norm: jax.Array,
+    optimizer: Optimizer,
     ema_decay: float,
     finite: jax.Array,
 ) -> TrainState:
     """The state after one gradient, or after none where it is not finite."""
-    updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
-    params = optax.apply_updates(state.params, updates)
-    after = {
-        "updates": state.updates + 1,
-        "params": params,
-        "opt_state": opt_state,
-        "ema_params": update_ema(state.ema_params, params, state.updates, ema_decay),
-    }
-    before = {name: getattr(state, name) for name in after}
-    chosen = jax.tree.map(lambda new, old: jnp.where(finite, new, old), after, before)
-    return state.replace(step=state.step + 1, **chosen)
+    params, opt_state = optimizer.update(grads, norm, finite, state.opt_state, state.params)
+    return state.replace(
+        step=state.step + 1,
+        updates=state.updates + finite,
+        params=params,
+        opt_state=opt_state,
+        ema_params=update_ema(state.ema_params, params, state.updates, ema_decay, finite),
+    )
 
 
 def loss_and_grads(
