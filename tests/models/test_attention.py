@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from zsnr_jax.models import attention as attention_lib
 from zsnr_jax.models.attention import attention
 
 SHAPES = {  # N, M
@@ -82,31 +83,58 @@ def test_the_choice_is_that_of_the_platform_a_program_is_compiled_for() -> None:
     assert loops == {"cpu": True, "tpu": False, "cuda": False}
 
 
+@pytest.fixture
+def cudnn(monkeypatch):
+    """A host that has cuDNN, as far as tracing can tell. JAX keeps what it has traced."""
+    found = "jax._src.cudnn.fused_attention_stablehlo.check_cudnn_version"
+    monkeypatch.setattr(found, lambda: 91000)
+    jax.clear_caches()
+    yield
+    jax.clear_caches()
+
+
+def _slope(*inputs: jax.Array) -> tuple[jax.Array, ...]:
+    loss = lambda *inputs: attention(*inputs).astype(jnp.float32).sum()  # noqa: E731
+    return jax.grad(loss, argnums=(0, 1, 2))(*inputs)
+
+
+@pytest.mark.parametrize("platform", ["cuda", "rocm", "tpu", "cpu"])
 @pytest.mark.parametrize(
-    "backend, dtype, head_dim, implementation",
+    "dtype, n, m, head_dim, serves",
     [
-        ("gpu", "bfloat16", 64, "cudnn"),
-        ("gpu", "float16", 128, "cudnn"),
-        ("gpu", "float32", 64, None),
-        ("gpu", "bfloat16", 160, None),
-        ("gpu", "bfloat16", 12, None),
-        ("cpu", "bfloat16", 64, None),
-        ("tpu", "bfloat16", 64, None),
+        ("bfloat16", 64, 64, 64, True),
+        ("bfloat16", 64, 77, 64, True),  # a text's tokens
+        ("float16", 64, 64, 128, True),
+        ("float32", 64, 64, 64, False),
+        ("bfloat16", 64, 64, 160, False),
+        ("bfloat16", 64, 64, 12, False),
+        ("bfloat16", 25, 64, 64, False),
     ],
 )
-def test_it_asks_for_cudnn_where_that_serves(
-    monkeypatch, backend, dtype, head_dim, implementation
+def test_cudnn_computes_it_on_cuda_where_it_serves(
+    cudnn, platform: str, dtype: str, n: int, m: int, head_dim: int, serves: bool
 ) -> None:
-    asked = []
+    q, k = (jax.ShapeDtypeStruct((2, tokens, 3, head_dim), dtype) for tokens in (n, m))
+    traced = jax.jit(_slope).trace(q, k, k)
+    program = traced.lower(lowering_platforms=(platform,)).as_text()
+    calls = ["__cudnn$fmhaSoftmax(" in program, "__cudnn$fmhaSoftmaxBackward(" in program]
+    assert calls == [serves and platform == "cuda"] * 2
 
-    def by_jax(query: jax.Array, *_: jax.Array, **options: object) -> jax.Array:
-        asked.append(options)
-        return query
 
-    monkeypatch.setattr(jax, "default_backend", lambda: backend)
-    monkeypatch.setattr(jax.nn, "dot_product_attention", by_jax)
-    x = jnp.zeros((1, 2, 1, head_dim), dtype)
-    jax.clear_caches()  # JAX keeps what it has traced, here and afterwards
-    jax.eval_shape(attention, x, x, x)
-    jax.clear_caches()
-    assert asked == [{"is_causal": False, "implementation": implementation}]
+def test_without_cudnn_it_is_left_alone() -> None:
+    """Here JAX finds none, or the fixture would not be needed."""
+    x = jax.ShapeDtypeStruct((2, 64, 3, 64), jnp.bfloat16)
+    program = jax.jit(_slope).trace(x, x, x).lower(lowering_platforms=("cuda",)).as_text()
+    assert ("__cudnn" in program) == (jax.default_backend() == "gpu")
+
+
+@pytest.mark.parametrize("m", [48, 77])
+def test_keys_made_even_in_number_change_nothing(monkeypatch, m: int) -> None:
+    """By XLA, which takes the same lengths as cuDNN."""
+    by_jax = jax.nn.dot_product_attention
+    by_xla = lambda *inputs, **options: by_jax(*inputs, **options | {"implementation": "xla"})  # noqa: E731
+    monkeypatch.setattr(jax.nn, "dot_product_attention", by_xla)
+    q, k, v, _ = _inputs(32, m)
+    np.testing.assert_allclose(
+        attention_lib._by_cudnn(*map(jnp.asarray, (q, k, v))), _mix(q, k, v), atol=2e-5
+    )

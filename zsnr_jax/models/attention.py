@@ -1,9 +1,9 @@
 """Attention, by what is fastest on the hardware a program is compiled for.
 
-On GPUs and TPUs that is JAX's own. On CPUs XLA adds up a row of weights one after another, since it
-may not change the order that a program says, and stores the weights of all heads, for the gradient
-too. Here rows are reduced in lanes; many weights are taken head by head, so that they stay in the
-cache; and the gradient computes them anew.
+On TPUs that is JAX's own, and on NVIDIA's GPUs cuDNN's kernel, where that serves. On CPUs XLA adds
+up a row of weights one after another, since it may not change the order that a program says, and
+stores the weights of all heads, for the gradient too. Here rows are reduced in lanes; many weights
+are taken head by head, so that they stay in the cache; and the gradient computes them anew.
 
 One head at a time does not pay for few weights, nor all heads at once for many.
 `python -m experiments.benchmarks.layers` measures both ways, and torch's.
@@ -32,25 +32,40 @@ def attention(
     Returns: [B, N, heads, D], of the query's dtype.
     The choice is made when a program is compiled, for the platform it is compiled for.
     """
-
-    def by_jax(query: jax.Array, key: jax.Array, value: jax.Array) -> jax.Array:
-        return jax.nn.dot_product_attention(
-            query, key, value, is_causal=is_causal, implementation=_implementation(query)
-        )
-
+    by_jax = functools.partial(jax.nn.dot_product_attention, is_causal=is_causal)
     if is_causal:  # text alone, of few tokens
         return by_jax(query, key, value)
-    return jax.lax.platform_dependent(query, key, value, cpu=_on_cpu, default=by_jax)
+    choices = {"cpu": _on_cpu, "default": by_jax}
+    if _cudnn_serves(query, key, value):
+        choices["cuda"] = _by_cudnn
+    return jax.lax.platform_dependent(query, key, value, **choices)
 
 
-def _implementation(query: jax.Array) -> Any:
-    """On a GPU the half precisions go to cuDNN's kernel, which never stores the weights.
+def _cudnn_serves(*inputs: jax.Array) -> bool:
+    """Whether this host has cuDNN, and JAX lets its kernel take these and give their gradients.
 
-    JAX picks it only when asked to, and refuses what it cannot do.
+    It takes the half precisions, and never stores the weights.
     """
-    half = query.dtype in (jnp.bfloat16, jnp.float16)
-    fits = query.shape[-1] % 8 == 0 and query.shape[-1] <= 128
-    return "cudnn" if half and fits and jax.default_backend() == "gpu" else None
+    dtype, head_dim = inputs[0].dtype, inputs[0].shape[-1]
+    if dtype not in (jnp.bfloat16, jnp.float16) or head_dim % 8 or head_dim > 128:
+        return False
+    slope = jax.grad(lambda *inputs: _by_cudnn(*inputs).sum().astype(jnp.float32), (0, 1, 2))
+    try:
+        jax.eval_shape(slope, *inputs)
+    except RuntimeError:  # no cuDNN; or, NotImplementedError, nothing for such shapes
+        return False
+    return True
+
+
+def _by_cudnn(query: jax.Array, key: jax.Array, value: jax.Array) -> jax.Array:
+    """Keys are made even in number, or JAX refuses the gradient; as for the 77 tokens of a text."""
+    tokens, lengths = key.shape[1], None
+    if tokens % 2:
+        key, value = (jnp.pad(x, ((0, 0), (0, 1), (0, 0), (0, 0))) for x in (key, value))
+        lengths = jnp.full(len(key), tokens, jnp.int32)
+    return jax.nn.dot_product_attention(
+        query, key, value, key_value_seq_lengths=lengths, implementation="cudnn"
+    )
 
 
 @jax.custom_vjp
