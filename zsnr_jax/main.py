@@ -62,6 +62,10 @@ def main(argv: Sequence[str]) -> None:
     preemption.listen()
     sys.stdout, sys.stderr = _Unfailing(sys.stdout), _Unfailing(sys.stderr)
     _quieten_orbax()
+    from zsnr_jax import host_memory
+
+    if host_memory.only_cpus():
+        host_memory.keep_freed_memory()
     from zsnr_jax import compile_cache, modes, parallel, xla_options
 
     xla_options.tune_for_cpus()

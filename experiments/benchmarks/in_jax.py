@@ -9,11 +9,12 @@ import jax.numpy as jnp
 import numpy as np
 
 from experiments.benchmarks import sd_shaped
-from experiments.benchmarks.sd_shaped import Sizes
+from experiments.benchmarks.sd_shaped import Setting, Sizes
 from experiments.benchmarks.turns import Run
 from zsnr_jax import (
     diffusers_io,
     guidance,
+    host_memory,
     predictions,
     randomness,
     samplers,
@@ -25,18 +26,20 @@ from zsnr_jax.train.optimizer import make_optimizer
 from zsnr_jax.train.state import Params, init_state
 from zsnr_jax.train.step import Objective, make_train_step
 
+PLAIN = Setting()
 
-def forward(folder: Path, sizes: Sizes) -> Run:
+
+def forward(folder: Path, sizes: Sizes, setting: Setting = PLAIN) -> Run:
     """One call of the network."""
-    network, params = _read(folder)
+    network, params = _read(folder, setting, setting.dtype)
     latents, _, timestep, contexts = jax.device_put(sd_shaped.inputs(sizes))
     program = jax.jit(network)
     return lambda: jax.block_until_ready(program(params, latents, timestep, contexts))
 
 
-def sample(folder: Path, sizes: Sizes) -> Run:
+def sample(folder: Path, sizes: Sizes, setting: Setting = PLAIN) -> Run:
     """Guided trailing DDIM, from noise to latents."""
-    network, params = _read(folder)
+    network, params = _read(folder, setting, setting.dtype)
     process, sampler = DiffusionProcess(), samplers.make_sampler("ddim")
     schedule = process.noise_schedule
     levels = timesteps.make_timesteps("trailing", process.num_steps, sizes.steps)
@@ -53,13 +56,13 @@ def sample(folder: Path, sizes: Sizes) -> Run:
         noise = randomness.row_normal(jax.random.key(0), 0, index, shape)
         return samplers.integrate(sampler, denoise, noise, path, None, index)
 
-    rows = jax.device_put((sd_shaped.contexts(sizes.images), np.arange(sizes.images)))
+    rows = jax.device_put((sd_shaped.contexts(sizes.images, sizes.width), np.arange(sizes.images)))
     return lambda: jax.block_until_ready(program(params, *rows))
 
 
-def train(folder: Path, sizes: Sizes) -> Run:
+def train(folder: Path, sizes: Sizes, setting: Setting = PLAIN) -> Run:
     """One step: loss, gradient, clipping, AdamW and the average."""
-    network, params = _read(folder)
+    network, params = _read(folder, setting)
     latents, _, _, contexts = sd_shaped.inputs(sizes)
     batch = {"image": latents, "context": contexts, "index": np.arange(sizes.batch, dtype=np.int32)}
     batch = jax.device_put(batch)
@@ -81,11 +84,17 @@ def train(folder: Path, sizes: Sizes) -> Run:
     return run
 
 
-def _read(folder: Path) -> tuple[Callable[..., jax.Array], Params]:
+def _read(
+    folder: Path, setting: Setting, weights: str = "float32"
+) -> tuple[Callable[..., jax.Array], Params]:
+    host_memory.keep_freed_memory()
     xla_options.tune_for_cpus()
-    unet = diffusers_io.read_network(folder, "unet")
+    unet = diffusers_io.read_network(
+        folder, "unet", dtype=jnp.dtype(setting.dtype), remat=setting.remat
+    )
 
     def network(params: Params, *inputs: jax.Array) -> jax.Array:
         return jnp.asarray(unet.model.apply({"params": params}, *inputs))
 
-    return network, jax.device_put(unet.params)
+    params = jax.tree.map(lambda x: x.astype(weights, copy=False), unet.params)
+    return network, jax.device_put(params)
