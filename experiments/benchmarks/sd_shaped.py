@@ -29,15 +29,28 @@ class Sizes(NamedTuple):
     images: int  # that are drawn at once
     steps: int  # of the sampler
     size: int  # of latents
+    width: int | None = None  # of an embedded prompt; None: CONFIG's
 
 
-def write_weights(folder: Path) -> int:
-    """Draw the weights, into a folder as diffusers has it. Returns: how many."""
-    params = random_folder.random_params("unet", CONFIG, seed=0)
+class Setting(NamedTuple):
+    """What computes it, and how."""
+
+    dtype: str = "float32"  # of products and convolutions; training keeps its weights in float32
+    remat: bool = False  # training computes blocks twice instead of storing them
+    device: str = "cpu"  # as torch has it; ours takes what JAX finds
+
+
+def write_weights(folder: Path, config: dict[str, Any] | None = None) -> int:
+    """Draw the weights, of CONFIG or another, into a folder as diffusers has it.
+
+    Returns: how many.
+    """
+    config = config or CONFIG
+    params = random_folder.random_params("unet", config, seed=0)
     tensors = names.to_torch(params)
     folder.mkdir(parents=True)
     safetensors_files.save(folder, diffusers_io.weight_stem("unet"), tensors)
-    files.write_text(folder / "config.json", json.dumps(CONFIG, indent=2) + "\n")
+    files.write_text(folder / "config.json", json.dumps(config, indent=2) + "\n")
     return sum(tensor.size for tensor in tensors.values())
 
 
@@ -47,12 +60,12 @@ def inputs(sizes: Sizes) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray
     shape = (sizes.batch, sizes.size, sizes.size, 4)
     latents, noise = (rng.standard_normal(shape, np.float32) for _ in range(2))
     timestep = rng.integers(NUM_STEPS, size=sizes.batch)
-    return latents, noise, timestep, contexts(sizes.batch)
+    return latents, noise, timestep, contexts(sizes.batch, sizes.width)
 
 
-def contexts(count: int) -> np.ndarray:
-    """Embedded prompts, [count, 77, D]; not of any words."""
-    shape = (count, 77, CONFIG["cross_attention_dim"])
+def contexts(count: int, width: int | None = None) -> np.ndarray:
+    """Embedded prompts, [count, 77, width]; not of any words."""
+    shape = (count, 77, width or CONFIG["cross_attention_dim"])
     return np.random.default_rng(1).standard_normal(shape, np.float32)
 
 

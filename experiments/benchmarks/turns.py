@@ -4,14 +4,16 @@ One process a variant, since the threads of two libraries would get in each othe
 while another runs. Ratios are of neighbours in time, so that a slow minute is in both their terms.
 """
 
+import contextlib
 import datetime
 import multiprocessing
 import resource
 import statistics
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from importlib.metadata import PackageNotFoundError, version
 from multiprocessing.connection import Connection
+from multiprocessing.context import SpawnContext
 from typing import Any, NamedTuple
 
 from tqdm import tqdm
@@ -20,6 +22,24 @@ from experiments import machine
 
 Run = Callable[[], Any]  # does the work once, and comes back when it is done
 Make = Callable[[], Run]  # makes ready; a module's function, or a partial of one: it is pickled
+_PATIENCE = 60  # seconds that a process may take to end
+# How JAX, torch, cuBLAS and Python say it.
+_OUT_OF_MEMORY = ("RESOURCE_EXHAUSTED", "out of memory", "ALLOC_FAILED", "MemoryError")
+
+
+class OnDevice(NamedTuple):
+    """A run that tells the memory it took of a device, of which its process says nothing."""
+
+    run: Run
+    peak_bytes: Callable[[], float]
+
+    def __call__(self) -> Any:
+        """Run it."""
+        return self.run()
+
+
+class OutOfMemory(Exception):
+    """What a variant needs is not there."""
 
 
 class Timed(NamedTuple):
@@ -27,7 +47,7 @@ class Timed(NamedTuple):
 
     first: float  # seconds of the first call, with all that is compiled for it
     seconds: list[float]  # of the calls after it, one a round
-    peak_gigabytes: float  # of the memory of its process, with the libraries
+    peak_gigabytes: float  # of its memory: a device's, or its process's with the libraries
 
     @property
     def median(self) -> float:
@@ -42,20 +62,19 @@ class Timed(NamedTuple):
 
 
 def in_turn(variants: Mapping[str, Make], rounds: int) -> dict[str, Timed]:
-    """Time each variant once a round, for so many rounds after the first call of each."""
+    """Time each variant once a round, for so many rounds after the first call of each.
+
+    Raises: OutOfMemory where one of them lacks it.
+    """
     context = multiprocessing.get_context("spawn")
     pipes: dict[str, Connection] = {}
-    for name, make in variants.items():
-        pipes[name], theirs = context.Pipe()
-        context.Process(target=_serve, args=(theirs, make), daemon=True).start()
-    try:
+    with contextlib.ExitStack() as workers:
+        for name, make in variants.items():
+            pipes[name] = workers.enter_context(_worker(context, make))
         told = {name: [_ask(pipe)] for name, pipe in pipes.items()}
         for _ in tqdm(range(rounds), desc=" against ".join(variants), unit="round", leave=False):
             for name, pipe in pipes.items():
                 told[name].append(_ask(pipe))
-    finally:
-        for pipe in pipes.values():
-            pipe.close()
     return {
         name: Timed(calls[0][0], [seconds for seconds, _ in calls[1:]], calls[-1][1])
         for name, calls in told.items()
@@ -79,22 +98,62 @@ def _version(package: str) -> str | None:
         return None
 
 
+@contextlib.contextmanager
+def _worker(context: SpawnContext, make: Make) -> Iterator[Connection]:
+    """A process that serves until it is left; then its memory is free, of a device too."""
+    ours, theirs = context.Pipe()
+    process = context.Process(target=_serve, args=(theirs, make), daemon=True)
+    process.start()
+    theirs.close()  # or nothing would tell that the process has ended
+    try:
+        yield ours
+    finally:
+        ours.close()
+        process.join(_PATIENCE)
+        process.kill()
+
+
 def _ask(pipe: Connection) -> tuple[float, float]:
     """Seconds of a call, and gigabytes so far."""
     pipe.send(None)
-    return pipe.recv()
+    told = pipe.recv()
+    if isinstance(told, OutOfMemory):
+        raise told
+    return told
 
 
 def _serve(pipe: Connection, make: Make) -> None:
     """Run whenever asked, and tell the seconds, until nobody is there to ask."""
-    run = make()
+    run: Run | None = None
+    try:
+        run = make()
+    except Exception as error:
+        refusal = _refusal(error)
     while True:
         try:
             pipe.recv()
         except EOFError:
             return
-        start = time.perf_counter()
-        run()
-        seconds = time.perf_counter() - start
-        kilobytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-        pipe.send((seconds, kilobytes / 1e6))
+        try:
+            pipe.send(_timed(run) if run else refusal)
+        except Exception as error:
+            pipe.send(_refusal(error))
+
+
+def _timed(run: Run) -> tuple[float, float]:
+    """Seconds of a call, and gigabytes so far."""
+    start = time.perf_counter()
+    run()
+    seconds = time.perf_counter() - start
+    if isinstance(run, OnDevice):
+        return seconds, run.peak_bytes() / 1e9
+    kilobytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return seconds, kilobytes / 1e6
+
+
+def _refusal(error: Exception) -> OutOfMemory:
+    """What to tell of an error. Raises: it, where it is not for want of memory."""
+    told = f"{type(error).__name__}: {error}"
+    if any(word in told for word in _OUT_OF_MEMORY):
+        return OutOfMemory(told.splitlines()[0])
+    raise error
