@@ -184,7 +184,8 @@ def _lines(found: dict[str, Any]) -> list[str]:
     for name, row in found["programs"].items():
         lines.append(
             f"{name:<24} {row['gigaflops']:.2f} GFLOP, XLA counts {row['xla_over_ours']:.3f} times "
-            f"as many; {told(row['gflops'], 0)} GFLOP/s, {told(row['share_of_ceiling'])} of the ceiling"
+            f"as many; {told(row['gflops'], 0)} GFLOP/s, "
+            f"{told(row['share_of_ceiling'])} of the ceiling"
         )
     return lines
 

@@ -164,7 +164,7 @@ def _lines(name: str, run: dict[str, Any]) -> list[str]:
     often = [f"{times} {x}" for x, times in run["names"].items() if times > 1]
     twice = [f"{x['times']} {x['name']} of {x['shapes'][:80]}" for x in run["twice"]]
     return [
-        f"{name}: {run['programs']} programs; {took}; {hits} found in the cache, {misses} put there",
+        f"{name}: {run['programs']} programs; {took}; {hits} found in the cache, {misses} put in",
         f"  of one name: {', '.join(often) or 'none'}",
         f"  of one name and the same shapes: {'; '.join(twice) or 'none'}",
         f"  the same program: {len(run['same_program'])}",

@@ -14,6 +14,7 @@ import importlib.util
 import json
 import math
 import os
+import re
 import subprocess
 import sys
 import tempfile
@@ -36,6 +37,7 @@ THEIRS = ("import jax", "import torch", DIFFUSERS)
 HELP = "python -m zsnr_jax.main --help"
 _SMOKE = ("-m", "zsnr_jax.main", "--config=configs/brightness.py:smoke")
 _PACKAGES = 8  # that take longest
+_IMPORT = re.compile(r"^import time: +(\d+) \| +\d+ \| +(\w+)", re.MULTILINE)  # itself alone
 
 
 def main() -> None:
@@ -66,10 +68,8 @@ def main() -> None:
 def packages(importtime: str) -> dict[str, float]:
     """Seconds by package, of those that take longest. Args: what python -X importtime prints."""
     spent: collections.Counter[str] = collections.Counter()
-    for line in importtime.splitlines():
-        microseconds, *_, module = line.removeprefix("import time:").split("|")
-        if line.startswith("import time:") and microseconds.strip().isdigit():
-            spent[module.strip().partition(".")[0]] += int(microseconds)
+    for microseconds, package in _IMPORT.findall(importtime):
+        spent[package] += int(microseconds)
     return {name: took / 1e6 for name, took in spent.most_common(_PACKAGES)}
 
 
