@@ -52,7 +52,7 @@ def main() -> None:
         made = programs(Path(temporary))
         counted = {name: _counted(make) for name, make in tqdm(made.items(), desc="counting")}
         timed = in_turn(_kernels(PRODUCT) | made, chosen.rounds)
-    rates = {PRODUCT: _rates(PRODUCT, timed)}
+    rates: dict[Shape, dict[str, list[float]]] = {PRODUCT: _rates(PRODUCT, timed)}
     for shape in CONVOLUTIONS:
         rates[shape] = _rates(shape, in_turn(_kernels(shape), chosen.rounds))
     ceiling = [max(of_round) for of_round in zip(*rates[PRODUCT].values())]

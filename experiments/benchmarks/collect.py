@@ -98,7 +98,8 @@ def _layers(found: Found) -> Iterator[Cell]:
         what = f"{row['layer']} {' x '.join(map(str, row['shape']))}"
         what += ", gradient" if row["gradient"] else ""
         for other, ratio in row["times_faster"].items():
-            yield _with_spread(what, ratio, TIMES_FASTER, {"theirs": "JAX, Flax"}.get(other, other))
+            against = "JAX, Flax" if other == "theirs" else other
+            yield _with_spread(what, ratio, TIMES_FASTER, against)
 
 
 def _unet(found: Found) -> Iterator[Cell]:

@@ -39,7 +39,7 @@ _CACHE = "/jax/compilation_cache/"
 # What JAX says in its log of each program; it has no event with the shapes, nor with the key.
 _LOWERED = re.compile(r"Compiling (?P<name>\S+) with global shapes and types (?P<shapes>.*?)\. Arg")
 _KEYED = re.compile(
-    r"(?i:persistent compilation cache) (?:hit|miss) for '.*' with key '(?P<key>.+)'"
+    r"(?i)persistent compilation cache (?:hit|miss) for '.*' with key '(?P<key>.+)'"
 )
 
 
@@ -83,6 +83,7 @@ class Counter(logging.Handler):
         names = collections.Counter(name for name, _ in self.lowered)
         return {
             "programs": len(self.spans["compiling"]),
+            "different_programs": len({*self.keys}),
             "seconds": {name: covered(spans) for name, spans in self.spans.items()},
             "cache": dict(self.cache),
             "names": dict(names.most_common()),
@@ -167,7 +168,7 @@ def _lines(name: str, run: dict[str, Any]) -> list[str]:
         f"{name}: {run['programs']} programs; {took}; {hits} found in the cache, {misses} put in",
         f"  of one name: {', '.join(often) or 'none'}",
         f"  of one name and the same shapes: {'; '.join(twice) or 'none'}",
-        f"  the same program: {len(run['same_program'])}",
+        f"  the same program: {', '.join(x['key'] for x in run['same_program']) or 'none'}",
     ]
 
 
