@@ -13,6 +13,7 @@ SHAPES = {  # N, M
     "of text": (32, 77),
     "in lanes": (16, 48),
     "head by head": (400, 416),
+    "keys in blocks": (1600, 672),
 }
 
 

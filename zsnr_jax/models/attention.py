@@ -3,7 +3,8 @@
 On TPUs that is JAX's own, and on NVIDIA's GPUs cuDNN's kernel, where that serves. On CPUs XLA adds
 up a row of weights one after another, since it may not change the order that a program says, and
 stores the weights of all heads, for the gradient too. Here rows are reduced in lanes; many weights
-are taken head by head, so that they stay in the cache; and the gradient computes them anew.
+are taken head by head, and in the gradient some keys at a time, so that they stay in the cache; and
+the gradient computes them anew.
 
 One head at a time does not pay for few weights, nor all heads at once for many.
 `python -m experiments.benchmarks.layers` measures both ways, and torch's.
@@ -19,6 +20,7 @@ from einops import rearrange
 
 _LANES = 16  # numbers in the widest vector register
 _FEW = 2**17  # weights of a head, up to which all heads are taken at once
+_BLOCK = 2**19  # weights that the gradient of many takes at once
 
 
 # A network has many alike: traced and differentiated once a shape.
@@ -76,7 +78,8 @@ def _on_cpu(query: jax.Array, key: jax.Array, value: jax.Array) -> jax.Array:
 def _forward(query: jax.Array, key: jax.Array, value: jax.Array) -> tuple[jax.Array, Any]:
     """The mixture, and what the gradient needs: all but the weights."""
     q, k, v = (_heads_first(x) for x in (query, key, value))
-    mixed, log_sum = _over_heads(_mix_head)(q * q.shape[-1] ** -0.5, k, v)
+    over_heads = jax.vmap if _few(q, k) else _one_by_one
+    mixed, log_sum = over_heads(_mix_head)(q * q.shape[-1] ** -0.5, k, v)
     return _heads_last(mixed, query), (query, key, value, mixed, log_sum)
 
 
@@ -85,7 +88,8 @@ def _backward(saved: Any, gradient: jax.Array) -> tuple[jax.Array, jax.Array, ja
     q, k, v, g = (_heads_first(x) for x in (query, key, value, gradient))
     scale = q.shape[-1] ** -0.5
     shift = (g * mixed).sum(-1)
-    dq, dk, dv = _over_heads(_head_gradient)(q * scale, k, v, g, log_sum, shift)
+    of_heads = jax.vmap(_head_gradient) if _few(q, k) else _one_by_one(_head_gradient_in_blocks)
+    dq, dk, dv = of_heads(q * scale, k, v, g, log_sum, shift)
     return _heads_last(dq * scale, query), _heads_last(dk, key), _heads_last(dv, value)
 
 
@@ -118,15 +122,36 @@ def _head_gradient(
     return by_logits @ k, by_logits.T @ q, weights.T @ g
 
 
-def _over_heads(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Apply a function of one head to [B heads, ...], all at once or one after another."""
+def _head_gradient_in_blocks(
+    q: jax.Array,
+    k: jax.Array,
+    v: jax.Array,
+    g: jax.Array,
+    log_sum: jax.Array,
+    shift: jax.Array,
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """The same, some keys at a time; weights have a row for each key, as dk and dv take them."""
+    most = max(_BLOCK // len(q), 1)
+    keys = max(n for n in range(1, len(k) + 1) if len(k) % n == 0 and n <= most)
 
-    def apply(q: jax.Array, k: jax.Array, *others: jax.Array) -> Any:
-        if q.shape[1] * k.shape[1] <= _FEW:
-            return jax.vmap(function)(q, k, *others)
-        return jax.lax.map(lambda head: function(*head), (q, k, *others))
+    def block(dq: jax.Array, rows: Any) -> Any:
+        k, v = rows
+        weights = jnp.exp(k @ q.T - log_sum[None])
+        by_logits = weights * (v @ g.T - shift[None])
+        return dq + k.T @ by_logits, (by_logits @ q, weights @ g)
 
-    return apply
+    blocks = [rearrange(x, "(b n) d -> b n d", n=keys) for x in (k, v)]
+    dq, (dk, dv) = jax.lax.scan(block, jnp.zeros_like(q.T), tuple(blocks))
+    return dq.T, dk.reshape(k.shape), dv.reshape(v.shape)
+
+
+def _few(q: jax.Array, k: jax.Array) -> bool:
+    return q.shape[1] * k.shape[1] <= _FEW
+
+
+def _one_by_one(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Apply a function of one head to [B heads, ...], to one after another."""
+    return lambda *heads: jax.lax.map(lambda head: function(*head), heads)
 
 
 def _reduce(function: Callable[..., jax.Array], x: jax.Array) -> jax.Array:
