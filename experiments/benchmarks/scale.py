@@ -74,7 +74,9 @@ def told(found: dict[str, Any]) -> str:
         [
             "Compiled for TPU v5e, not run; MiB a device and step.",
             table(found["compiled"]["steps"]),
-            f"Computed for {found['computed']['chip']['name']}, not compiled, not run.",
+            f"Stable Diffusion 2.1 on {found['computed']['chip']['name']}, computed: not compiled, "
+            "not run. Bytes of memory are the README's, of two digits; a step is told with all "
+            "sending hidden behind computing, and with none.",
             computed_scale.table(found["computed"]),
             f"Loading, on {found['machine']}.",
             loading.table(found["loading"]),
