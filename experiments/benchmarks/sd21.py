@@ -18,22 +18,21 @@ import functools
 import json
 import multiprocessing
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from experiments.benchmarks import sd21_report, sd21_sides
+from experiments.benchmarks import sd21_report, sd21_sides, sd21_sweep
 from experiments.benchmarks.sd21_sides import VARIANTS
 from experiments.benchmarks.sd_shaped import Sizes
-from experiments.benchmarks.turns import Make, OutOfMemory, Timed, about, in_turn
+from experiments.benchmarks.turns import about
 from zsnr_jax import architectures, files, plotting
 
 RESULT = Path(__file__).with_suffix(".json")
 TASKS = ("train", "sample")
 SIZES = Sizes(batch=1, images=1, steps=50, size=64)
 TINY = Sizes(batch=1, images=1, steps=2, size=8)
-_SHARE = 0.9  # of the memory, which two processes may fill
 
 
 def main() -> None:
@@ -44,96 +43,17 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
         facts = _alone(sd21_sides.prepare, folder, config, sizes)
+        facts |= {"steps": sizes.steps, "size": sizes.size, "dtype": chosen.dtype}
         found = {
             **about(_command(chosen)),
             **facts,
-            **{"steps": sizes.steps, "size": sizes.size, "dtype": chosen.dtype},
             **_measured_before(chosen.out if chosen.go_on else None, facts),
         }
         makes = functools.partial(sd21_sides.make, folder, sizes, chosen.dtype)
-        for _ in measure(found, chosen, makes):
+        for _ in sd21_sweep.measure(found, chosen, makes):
             files.write_text(chosen.out, json.dumps(found, indent=1) + "\n")
     print("\n".join(sd21_report.table(found)))
     plotting.save_figure(chosen.out.with_suffix(".png"), sd21_report.draw(found))
-
-
-def measure(
-    found: dict[str, Any], chosen: argparse.Namespace, makes: Callable[..., Make]
-) -> Iterator[None]:
-    """Add to found["points"] and found["beside"] what is not there yet; one yield for each.
-
-    Args: makes(task, variant, batch, alone): what a process is to make ready.
-    """
-    done = {(row["task"], row["variant"], row["batch"]) for row in found["points"]}
-    for task in chosen.only:
-        for variant in chosen.variants:
-            if task == "sample" and VARIANTS[variant].remat:  # nothing is stored
-                continue
-            for row in doubling(
-                lambda batch: in_turn({variant: makes(task, variant, batch, True)}, chosen.rounds),  # noqa: B023
-                chosen.first,
-                chosen.most,
-                {batch for *key, batch in done if key == [task, variant]},
-            ):
-                found["points"].append({"task": task, "variant": variant, **row})
-                yield
-        if {"ours", "torch"} <= {*chosen.variants} and task not in found["beside"]:
-            batch = largest_for_both(found["points"], task, found["memory_gigabytes"])
-            if batch is not None:
-                pair = {name: makes(task, name, batch, False) for name in ("ours", "torch")}
-                found["beside"][task] = {"batch": batch, **_beside(in_turn(pair, chosen.rounds))}
-                yield
-
-
-def doubling(
-    run: Callable[[int], dict[str, Timed]], first: int, most: int, done: set[int]
-) -> Iterator[dict[str, Any]]:
-    """Run with batches that double, until memory is out or they are past `most`.
-
-    Args: done: batches to leave out. Yields: a row of each.
-    """
-    batch = first
-    while batch <= most:
-        if batch not in done:
-            try:
-                (timed,) = run(batch).values()
-            except OutOfMemory as error:
-                yield {"batch": batch, "out_of_memory": str(error)[:300]}
-                return
-            yield {"batch": batch, **_times(timed)}
-        batch *= 2
-
-
-def largest_for_both(
-    points: list[dict[str, Any]], task: str, memory_gigabytes: float | None
-) -> int | None:
-    """The largest batch at which ours and torch's fit beside each other; None: there is none."""
-    peaks = {
-        name: {
-            row["batch"]: row["peak_gigabytes"]
-            for row in points
-            if (row["task"], row["variant"]) == (task, name) and "seconds" in row
-        }
-        for name in ("ours", "torch")
-    }
-    room = _SHARE * (memory_gigabytes or float("inf"))
-    both = peaks["ours"].keys() & peaks["torch"].keys()
-    fit = [batch for batch in both if sum(peak[batch] for peak in peaks.values()) <= room]
-    return max(fit, default=None)
-
-
-def _times(timed: Timed) -> dict[str, Any]:
-    return {
-        "seconds": timed.median,
-        "calls": timed.seconds,
-        "first_call": timed.first,
-        "peak_gigabytes": timed.peak_gigabytes,
-    }
-
-
-def _beside(timed: dict[str, Timed]) -> dict[str, Any]:
-    seconds = {name: found.median for name, found in timed.items()}
-    return {"seconds": seconds, "times_faster": timed["ours"].times_faster_than(timed["torch"])}
 
 
 def _measured_before(path: Path | None, facts: dict[str, Any]) -> dict[str, Any]:
@@ -141,7 +61,8 @@ def _measured_before(path: Path | None, facts: dict[str, Any]) -> dict[str, Any]
     if path is None or not path.exists():
         return {"points": [], "beside": {}}
     before = json.loads(path.read_text())
-    if differing := [key for key, value in facts.items() if before[key] != value]:
+    told = facts.keys() - {"memory_gigabytes"}  # of which a driver takes more or less
+    if differing := sorted(key for key in told if before[key] != facts[key]):
         raise SystemExit(f"{path} has another {differing[0]}: choose another --out.")
     return {key: before[key] for key in ("points", "beside")}
 

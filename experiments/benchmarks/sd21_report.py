@@ -67,6 +67,7 @@ def draw(found: dict[str, Any]) -> Figure:
         _curves(memory, points, lambda row: row["peak_gigabytes"], "peak memory, GB")
         if found["memory_gigabytes"]:
             memory.axhline(found["memory_gigabytes"], color="#999999", linewidth=1)
+            memory.set_ylim(0, 1.05 * found["memory_gigabytes"])
     rows[0][0].legend(frameon=False, fontsize=8)
     return figure
 
@@ -75,6 +76,7 @@ def _curves(
     axes: Axes, points: list[dict[str, Any]], value: Callable[[dict[str, Any]], float], title: str
 ) -> None:
     """A curve for each variant; a cross on the axis where its memory was out."""
+    top = max((value(row) for row in points if "seconds" in row), default=1.0)
     for variant in dict.fromkeys(row["variant"] for row in points):
         mine = [row for row in points if row["variant"] == variant]
         rows = sorted((row for row in mine if "seconds" in row), key=lambda row: row["batch"])
@@ -82,10 +84,12 @@ def _curves(
             [row["batch"] for row in rows], [value(row) for row in rows],
             marker="o", markersize=4, color=_COLORS[variant], label=variant.replace("_", ", "),
         )  # fmt: skip
-        lacking = [row["batch"] for row in mine if "seconds" not in row]
-        axes.plot(lacking, [0] * len(lacking), "x", color=_COLORS[variant], clip_on=False)
+        for row in mine:
+            if "seconds" not in row:
+                axes.plot(row["batch"], 0, "x", color=_COLORS[variant], clip_on=False)
     axes.set_xscale("log", base=2)
-    axes.set_ylim(bottom=0)
+    axes.xaxis.set_major_formatter(lambda batch, _: f"{batch:g}")
+    axes.set_ylim(0, 1.1 * top)
     axes.set_xlabel("batch; x: out of memory")
     axes.set_title(title, loc="left", fontsize=10)
     axes.spines[["top", "right"]].set_visible(False)
