@@ -153,7 +153,7 @@ def test_all_that_is_there_is_collected(tmp_path: Path) -> None:
     everything.write(collect.collect(tmp_path), tmp_path)
     rows = json.loads((tmp_path / "benchmarks.json").read_text())["rows"]
     assert rows[0] == {
-        "what": "norm 1 x 2, gradient", "value": 2.0, "unit": "times faster", "against": "torch",
+        "what": "norm, gradient: 1 x 2", "value": 2.0, "unit": "times faster", "against": "torch",
         "low": 1.5, "high": 2.5, **MADE,
     }  # fmt: skip
     assert [(x["value"], x["machine"]) for x in rows[1:]] == [
@@ -168,6 +168,18 @@ def test_a_command_stands_once_under_the_table() -> None:
     rows = [{**collect.Cell(what, 1.0, "s")._asdict(), **MADE} for what in "ab"]
     text = collect.table(rows)
     assert text.count("python -m x") == 1 and text.count("| 1 |") == 4  # value 1, by command 1
+
+
+def test_shapes_of_a_layer_are_drawn_as_one() -> None:
+    cells = [collect.Cell(f"norm: {i}", 2.0**i, "times faster", "torch", 1, 9) for i in range(3)]
+    cells += [collect.Cell("norm: 0", 1.0, "times faster", "JAX"), collect.Cell("unet", 3.0, "s")]
+    rows = [{**cell._asdict(), **MADE} for cell in cells]
+    bars = overview.bars(rows[:-1])
+    assert [(bar.name, len(bar.points)) for bar in bars] == [
+        ("norm, against torch", 3), ("norm, against JAX", 1),
+    ]  # fmt: skip
+    assert bars[0].value == pytest.approx(2.0)  # the geometric mean of 1, 2 and 4
+    assert overview.draw(rows).axes
 
 
 def test_nothing_found_is_drawn_too() -> None:

@@ -10,7 +10,10 @@ TIMES_FASTER = "times faster"  # the unit of rows that compare ours with another
 
 
 class Cell(NamedTuple):
-    """A figure, and what it stands against; low and high are the middle half of the rounds."""
+    """A figure, and what it stands against; low and high are the middle half of the rounds.
+
+    What stands before a colon is drawn as one.
+    """
 
     what: str
     value: float
@@ -95,8 +98,8 @@ def _ceiling(found: Found) -> Iterator[Cell]:
 
 def _layers(found: Found) -> Iterator[Cell]:
     for row in found["rows"]:
-        what = f"{row['layer']} {' x '.join(map(str, row['shape']))}"
-        what += ", gradient" if row["gradient"] else ""
+        what = f"{row['layer']}{', gradient' if row['gradient'] else ''}"
+        what += f": {' x '.join(map(str, row['shape']))}"
         for other, ratio in row["times_faster"].items():
             against = "JAX, Flax" if other == "theirs" else other
             yield _with_spread(what, ratio, TIMES_FASTER, against)
