@@ -47,6 +47,7 @@ class Generator:
         seed: int,
         placement: parallel.Placement,
         encode: Callable[[Any, Any], Any] = lambda frozen, condition: condition,
+        prepare: Callable[[Any, Any], Any] = lambda params, encoded: encoded,
         decode: Callable[[Any, jax.Array], jax.Array] = lambda frozen, x: x,
         leak: SignalLeak | None = None,
     ):
@@ -58,6 +59,7 @@ class Generator:
           shape: of an x_t.
           batch_size: of all devices; rounded up to what they share evenly.
           encode: (frozen, conditions) -> what the network takes for a condition.
+          prepare: (params, encoded) -> the same for all steps, with what they have in common done.
           decode: (frozen, x_0) -> images.
           leak: arrays [number of labels, ...], of the data of each, for a start that is not noise.
         """
@@ -67,7 +69,7 @@ class Generator:
         self._negative = negative
         self._shape = shape
         self._placement = placement
-        self._encode, self._decode = encode, decode
+        self._encode, self._prepare, self._decode = encode, prepare, decode
         self.batch_size = parallel.round_up(batch_size, placement.num_devices)
         self._key = functools.partial(randomness.purpose_key, seed)
         self._leak = leak
@@ -136,7 +138,7 @@ class Generator:
     def draw_plain(self, shared: Any, rows: Any) -> jax.Array:
         """The program of unguided samples: ((params, frozen), path), rows -> images."""
         ((params, frozen), path), (conditions, _, index) = shared, rows
-        condition = self._encode(frozen, conditions)
+        condition = self._prepare(params, self._encode(frozen, conditions))
         denoise = predictions.make_denoise(
             lambda x_t, timestep: self._network(params, x_t, timestep, condition),
             self._process.noise_schedule,
@@ -149,8 +151,8 @@ class Generator:
         ((params, frozen), path), (conditions, negatives, index) = shared, rows
         denoise = self._sampling.guidance(
             lambda x_t, timestep, condition: self._network(params, x_t, timestep, condition),
-            self._encode(frozen, conditions),
-            self._encode(frozen, negatives),
+            self._prepare(params, self._encode(frozen, conditions)),
+            self._prepare(params, self._encode(frozen, negatives)),
         )
         return self._integrate(denoise, frozen, path, conditions, index)
 

@@ -21,6 +21,7 @@ from zsnr_jax import (
     timesteps,
     xla_options,
 )
+from zsnr_jax.models.sd_unet import project_context
 from zsnr_jax.process import DiffusionProcess
 from zsnr_jax.train.optimizer import make_optimizer
 from zsnr_jax.train.state import Params, init_state
@@ -44,12 +45,13 @@ def sample(folder: Path, sizes: Sizes, setting: Setting = PLAIN) -> Run:
     schedule = process.noise_schedule
     levels = timesteps.make_timesteps("trailing", process.num_steps, sizes.steps)
     path = samplers.coefficients(sampler, schedule, levels)
-    shape = (sizes.size, sizes.size, 4)
+    shape, dtype = (sizes.size, sizes.size, 4), jnp.dtype(setting.dtype)
 
     @jax.jit
     def program(params: Params, contexts: jax.Array, index: jax.Array) -> jax.Array:
+        prompt, none = (project_context(params, text, dtype) for text in (contexts, 0 * contexts))
         guided = guidance.guide_network(
-            lambda *inputs: network(params, *inputs), contexts, 0 * contexts,
+            lambda *inputs: network(params, *inputs), prompt, none,
             sd_shaped.GUIDANCE, sd_shaped.RESCALE,
         )  # fmt: skip
         denoise = predictions.make_denoise(guided, schedule, process.prediction)

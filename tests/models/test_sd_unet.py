@@ -14,7 +14,7 @@ import pytest
 from parity import sd_configs
 
 from zsnr_jax.errors import UsageError
-from zsnr_jax.models.sd_unet import UNet2DCondition
+from zsnr_jax.models.sd_unet import UNet2DCondition, project_context
 
 SMALL = {
     **sd_configs.UNET_2,
@@ -65,6 +65,23 @@ def test_a_fresh_network_predicts_zero() -> None:
     model = UNet2DCondition.from_config(SMALL)
     init = jax.jit(lambda key: model.init(key, *_inputs(SMALL))["params"]["conv_out"])
     assert not any(np.any(x) for x in jax.tree.leaves(init(jax.random.key(0))))
+
+
+@pytest.mark.parametrize("dtype, atol", [(jnp.float32, 1e-6), (jnp.bfloat16, 0)])
+def test_keys_and_values_of_a_text_stand_for_it(dtype, atol) -> None:
+    model = UNet2DCondition.from_config(SMALL, dtype=dtype, remat=True)
+    x_t, timestep, text = _inputs(SMALL)
+    projected = project_context(_params()["params"], text, dtype)
+    assert len(jax.tree.leaves(projected)) == 2 * 4  # of the transformers: 1 down, 1 middle, 2 up
+    apply = jax.jit(model.apply)
+    found = apply(_params(), x_t, timestep, projected)
+    np.testing.assert_allclose(found, apply(_params(), x_t, timestep, text), rtol=0, atol=atol)
+
+    params = jax.tree_util.tree_map_with_path(  # that they are not computed again
+        lambda path, x: x * jnp.nan if "['attn2']['to_k']" in jax.tree_util.keystr(path) else x,
+        _params(),
+    )
+    np.testing.assert_array_equal(apply(params, x_t, timestep, projected), found)
 
 
 def test_bfloat16_computes_close_to_float32_and_returns_float32() -> None:

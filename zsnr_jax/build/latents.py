@@ -29,7 +29,7 @@ from zsnr_jax.errors import UsageError
 from zsnr_jax.evaluation import scores
 from zsnr_jax.generate import Generator
 from zsnr_jax.models.autoencoder import AutoencoderKL, sample_latents
-from zsnr_jax.models.sd_unet import UNet2DCondition
+from zsnr_jax.models.sd_unet import UNet2DCondition, project_context
 from zsnr_jax.models.text_encoder import TextEncoder
 from zsnr_jax.process import DiffusionProcess
 from zsnr_jax.prompts import Prompt, read_prompts
@@ -94,6 +94,7 @@ class LatentRun(common.Run):
             seed=self.seed,
             placement=placement,
             encode=self.objective.encode,
+            prepare=lambda unet, text: project_context(unet, text, self.model.dtype),
             decode=lambda frozen, latents: self.decode(frozen["vae"], latents),
         )
 

@@ -19,6 +19,11 @@ from zsnr_jax.models.layers import Dtype, timestep_embedding
 from zsnr_jax.models.norm import GroupNorm
 from zsnr_jax.models.sd_layers import Downsample, Factory, ResnetBlock, Upsample
 
+# An encoded text, float [B, tokens, D]; or of each attention to it the keys and values, as
+# `project_context` gives them.
+Context = jax.Array | Mapping[str, Any]
+KeysAndValues = tuple[jax.Array, jax.Array]  # [B, tokens, C] each
+
 _ATTENDING = ("CrossAttnDownBlock2D", "CrossAttnUpBlock2D")
 # What keys of config.json must be, where the network knows one way only. (Of lists: the entries.)
 _IMPLEMENTED = {
@@ -88,31 +93,34 @@ class UNet2DCondition(nn.Module):
         return model
 
     @nn.compact
-    def __call__(self, x_t: jax.Array, timestep: jax.Array, context: jax.Array) -> jax.Array:
+    def __call__(self, x_t: jax.Array, timestep: jax.Array, context: Context) -> jax.Array:
         """Predict v, x0 or eps, whichever the network is trained for.
 
         Args:
           x_t: float [B, H, W, in_channels]; 2^(resolutions - 1) divides H and W.
           timestep: int [B], 0..T-1; the last is SNR = 0, a value like any other.
-          context: float [B, tokens, cross_attention_dim], the encoded text.
+          context: float [B, tokens, cross_attention_dim], the encoded text, or `project_context`
+            of it.
         Returns: float32 [B, H, W, out_channels].
         """
         sizes, last = self.block_out_channels, len(self.block_out_channels) - 1
         embedding = timestep_embedding(timestep, sizes[0])
         embedding = TimeEmbedding(4 * sizes[0], self.dtype, name="time_embedding")(embedding)
-        given = (embedding, context)
 
         h = nn.Conv(sizes[0], (3, 3), dtype=self.dtype, name="conv_in")(x_t)
         skips = [h]
         for i, kind in enumerate(self.down_block_types):
             parts = (*self._layers(i), kind in _ATTENDING, self.layers_per_block, i < last)
-            h, passed = DownBlock(*parts, self.dtype, name=f"down_blocks_{i}")(h, *given)
+            block = DownBlock(*parts, self.dtype, name=f"down_blocks_{i}")
+            h, passed = block(h, embedding, _of(context, block))
             skips += passed
-        h = MidBlock(*self._layers(last), name="mid_block")(h, *given)
+        middle = MidBlock(*self._layers(last), name="mid_block")
+        h = middle(h, embedding, _of(context, middle))
         for i, kind in enumerate(self.up_block_types):
             parts = (*self._layers(last - i), kind in _ATTENDING, i < last)
             taken = [skips.pop() for _ in range(self.layers_per_block + 1)]
-            h = UpBlock(*parts, self.dtype, name=f"up_blocks_{i}")(h, taken, *given)
+            block = UpBlock(*parts, self.dtype, name=f"up_blocks_{i}")
+            h = block(h, taken, embedding, _of(context, block))
 
         norm = GroupNorm(self.norm_num_groups, self.norm_eps, name="conv_norm_out")
         h = nn.silu(norm(h.astype(jnp.float32)))
@@ -154,14 +162,15 @@ class DownBlock(nn.Module):
 
     @nn.compact
     def __call__(
-        self, h: jax.Array, embedding: jax.Array, context: jax.Array
+        self, h: jax.Array, embedding: jax.Array, context: Context
     ) -> tuple[jax.Array, list[jax.Array]]:
         """h [B, H, W, C], embedding [B, E], context [B, M, D] -> the next h, and the skips."""
         skips = []
         for j in range(self.num_layers):
             h = self.resnet(name=f"resnets_{j}")(h, embedding)
             if self.attends:
-                h = self.transformer(name=f"attentions_{j}")(h, context)
+                transformer = self.transformer(name=f"attentions_{j}")
+                h = transformer(h, _of(context, transformer))
             skips.append(h)
         if self.downsample:
             h = Downsample(((1, 1), (1, 1)), self.dtype, name="downsamplers_0")(h)
@@ -176,10 +185,11 @@ class MidBlock(nn.Module):
     transformer: Factory
 
     @nn.compact
-    def __call__(self, h: jax.Array, embedding: jax.Array, context: jax.Array) -> jax.Array:
+    def __call__(self, h: jax.Array, embedding: jax.Array, context: Context) -> jax.Array:
         """h [B, H, W, C], embedding [B, E], context [B, M, D] -> [B, H, W, C]."""
         h = self.resnet(name="resnets_0")(h, embedding)
-        h = self.transformer(name="attentions_0")(h, context)
+        transformer = self.transformer(name="attentions_0")
+        h = transformer(h, _of(context, transformer))
         return self.resnet(name="resnets_1")(h, embedding)
 
 
@@ -194,14 +204,15 @@ class UpBlock(nn.Module):
 
     @nn.compact
     def __call__(
-        self, h: jax.Array, skips: list[jax.Array], embedding: jax.Array, context: jax.Array
+        self, h: jax.Array, skips: list[jax.Array], embedding: jax.Array, context: Context
     ) -> jax.Array:
         """h and each skip [B, H, W, any C], embedding [B, E], context [B, M, D] -> the next h."""
         for j, skip in enumerate(skips):
             h = jnp.concatenate([h, skip], axis=-1)
             h = self.resnet(name=f"resnets_{j}")(h, embedding)
             if self.attends:
-                h = self.transformer(name=f"attentions_{j}")(h, context)
+                transformer = self.transformer(name=f"attentions_{j}")
+                h = transformer(h, _of(context, transformer))
         return Upsample(self.dtype, name="upsamplers_0")(h) if self.upsample else h
 
 
@@ -214,7 +225,7 @@ class Transformer(nn.Module):
     dtype: Dtype = jnp.float32
 
     @nn.compact
-    def __call__(self, x: jax.Array, context: jax.Array) -> jax.Array:
+    def __call__(self, x: jax.Array, context: Context) -> jax.Array:
         """x [B, H, W, C], context [B, M, D] -> [B, H, W, C]; `heads` divides C."""
         _, height, width, channels = x.shape
         # The same map either way; torch stores the kernels in different shapes.
@@ -223,7 +234,8 @@ class Transformer(nn.Module):
         project = linear if self.use_linear_projection else conv
         h = GroupNorm(self.groups, 1e-6, self.dtype, name="norm")(x)
         h = rearrange(project(name="proj_in")(h), "b h w c -> b (h w) c")
-        h = TransformerBlock(self.heads, self.dtype, name="transformer_blocks_0")(h, context)
+        block = TransformerBlock(self.heads, self.dtype, name="transformer_blocks_0")
+        h = block(h, _of(context, block))
         h = rearrange(h, "b (h w) c -> b h w c", h=height, w=width)
         return x + project(name="proj_out")(h)
 
@@ -235,13 +247,14 @@ class TransformerBlock(nn.Module):
     dtype: Dtype = jnp.float32
 
     @nn.compact
-    def __call__(self, x: jax.Array, context: jax.Array) -> jax.Array:
+    def __call__(self, x: jax.Array, context: Context) -> jax.Array:
         """x [B, N, C], context [B, M, D] -> [B, N, C]."""
         norm = functools.partial(nn.LayerNorm, epsilon=1e-5, dtype=self.dtype)
         h = norm(name="norm1")(x)
         x = x + Attention(self.heads, self.dtype, name="attn1")(h, h)
         h = norm(name="norm2")(x)
-        x = x + Attention(self.heads, self.dtype, name="attn2")(h, context)
+        to_text = Attention(self.heads, self.dtype, name="attn2")
+        x = x + to_text(h, _of(context, to_text))
         return x + FeedForward(self.dtype, name="ff")(norm(name="norm3")(x))
 
 
@@ -252,14 +265,16 @@ class Attention(nn.Module):
     dtype: Dtype = jnp.float32
 
     @nn.compact
-    def __call__(self, x: jax.Array, context: jax.Array) -> jax.Array:
-        """x [B, N, C], context [B, M, D] -> [B, N, C]; `heads` divides C."""
+    def __call__(self, x: jax.Array, context: jax.Array | KeysAndValues) -> jax.Array:
+        """x [B, N, C], context [B, M, D] or its keys and values -> [B, N, C]; `heads` divides C."""
         dense = functools.partial(nn.Dense, x.shape[-1], dtype=self.dtype)
-        sources = {"to_q": x, "to_k": context, "to_v": context}
-        q, k, v = (
-            rearrange(dense(use_bias=False, name=name)(h), "b n (m d) -> b n m d", m=self.heads)
-            for name, h in sources.items()
-        )
+        linear = functools.partial(dense, use_bias=False)
+        if isinstance(context, tuple):
+            k, v = context
+        else:
+            k, v = linear(name="to_k")(context), linear(name="to_v")(context)
+        qkv = (linear(name="to_q")(x), k, v)
+        q, k, v = (rearrange(h, "b n (m d) -> b n m d", m=self.heads) for h in qkv)
         mixed = rearrange(attention(q, k, v), "b n m d -> b n (m d)")
         return dense(name="to_out_0")(mixed)
 
@@ -290,3 +305,30 @@ class GEGLU(nn.Module):
         # halves keep their digits.
         gate = gate.astype(jnp.promote_types(gate.dtype, jnp.float32))
         return h * (gate * (1 + jax.lax.erf(gate * 2**-0.5)) / 2).astype(self.dtype)
+
+
+def project_context(
+    params: Mapping[str, Any], context: jax.Array, dtype: Dtype = jnp.float32
+) -> Mapping[str, Any]:
+    """Keys and values of an encoded text, for each attention to it.
+
+    They do not depend on x_t or the level, so that a sampler computes them once for all its steps.
+
+    Args: params: of a `UNet2DCondition`; context: [B, tokens, D]; dtype: the network's.
+    Returns: what the network takes for its context: a pytree of arrays [B, tokens, C].
+    """
+    found: dict[str, Any] = {}
+    for name, below in params.items():
+        if name == "attn2":
+            found[name] = tuple(
+                context.astype(dtype) @ below[kind]["kernel"].astype(dtype)
+                for kind in ("to_k", "to_v")
+            )
+        elif isinstance(below, Mapping) and (deeper := project_context(below, context, dtype)):
+            found[name] = deeper
+    return found
+
+
+def _of(context: Context | KeysAndValues, module: nn.Module) -> Any:
+    """What a module below is given: its own keys and values, or the text, which is for all."""
+    return context.get(str(module.name)) if isinstance(context, Mapping) else context
