@@ -226,6 +226,38 @@ def test_the_text_of_the_tpu_compiler():
     assert hlo.matmul_flops(TPU, 16) == 2 * 8 * 64 * 128 + 2 * 5 * 16 * 16 * 64
 
 
+SCATTERS = """HloModule jit_step, num_partitions=4
+
+%all-reduce-scatter.1 (input.1: f32[64,32]) -> f32[16,32] {
+  %input.1 = f32[64,32]{1,0:T(8,128)} parameter(0)
+  %all-reduce.1 = f32[64,32]{1,0:T(8,128)} all-reduce(%input.1), channel_id=1, replica_groups=[1,4]<=[4], to_apply=%add
+  %here.1 = s32[] constant(0)
+  ROOT %dynamic-slice.1 = f32[16,32]{1,0:T(8,128)} dynamic-slice(%all-reduce.1, %here.1, %here.1), dynamic_slice_sizes={16,32}
+}
+
+%all-reduce-scatter.2 (input.2: f32[128]) -> f32[32] {
+  %input.2 = f32[128]{0:T(128)} parameter(0)
+  %all-reduce.2 = f32[128]{0:T(128)} all-reduce(%input.2), channel_id=1, replica_groups=[1,4]<=[4], to_apply=%add
+  %here.2 = s32[] constant(0)
+  ROOT %dynamic-slice.2 = f32[32]{0:T(128)} dynamic-slice(%all-reduce.2, %here.2), dynamic_slice_sizes={32}
+}
+
+ENTRY %main (p0: f32[64,32], p1: f32[128]) -> (f32[16,32], f32[32]) {
+  %p0 = f32[64,32]{1,0:T(8,128)} parameter(0)
+  %p1 = f32[128]{0:T(128)} parameter(1)
+  %fusion.1 = f32[16,32]{1,0} fusion(%p0), kind=kCustom, calls=%all-reduce-scatter.1
+  %fusion.2 = f32[32]{0} fusion(%p1), kind=kCustom, calls=%all-reduce-scatter.2
+  ROOT %out = (f32[16,32]{1,0}, f32[32]{0}) tuple(%fusion.1, %fusion.2)
+}
+"""  # noqa: E501
+
+
+def test_the_tpu_compilers_scatters_are_no_reductions_for_all_and_share_a_channel():
+    size = (64 * 32 + 128) * 4
+    scattered = hlo.Traffic("reduce-scatter", 2, size, size * 3 // 4)
+    assert hlo.read_work(SCATTERS, 4).traffic == (scattered,)
+
+
 GIB, MIB = 2**30, 2**20
 
 

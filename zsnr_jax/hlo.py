@@ -21,6 +21,9 @@ COLLECTIVES = (
     "all-to-all",
     "collective-permute",
 )
+# A reduction of which each device keeps its slice, as the compiler for TPUs writes it: a
+# computation of this name, which slices an all-reduce.
+_SCATTERS = "all-reduce-scatter"
 # Instructions that move no bytes.
 _FREE = {"parameter", "constant", "tuple", "get-tuple-element", "bitcast", "while", "conditional"}
 _BITS = {"pred": 8, "token": 0, "c64": 64, "c128": 128}  # the others say theirs, as in f32
@@ -232,8 +235,11 @@ class _Program:
             flops = (_dot_flops if opcode == "dot" else _convolution_flops)(instruction, scope)
             total.add(_Cost(flops=flops, flops_once=flops))
         elif kind in COLLECTIVES:
+            scatters = kind == "all-reduce" and name.startswith(_SCATTERS)
+            kind = "reduce-scatter" if scatters else kind
             collective = self._collective(kind, instruction, scope)
-            key = (collective.channel or f"{name}/{instruction.name}", name)
+            of_its_own = scatters or not collective.channel  # different scatters share a channel
+            key = (f"{name}/{instruction.name}" if of_its_own else collective.channel, name)
             total.add(_Cost(collectives={key: (collective, 1)}))
         elif opcode == "while":
             times = self._trip_count(instruction, scope)
