@@ -139,7 +139,7 @@ def test_kernels_are_counted_as_they_are_run() -> None:
 
 def test_the_middle_half_of_one_value_is_that_value() -> None:
     assert middle_half([3.0]) == {"median": 3.0, "low": 3.0, "high": 3.0}
-    assert middle_half([1.0, 2.0, 3.0]) == {"median": 2.0, "low": 1.0, "high": 3.0}
+    assert middle_half([1.0, 2.0, 3.0, 4.0, 20.0]) == {"median": 3.0, "low": 1.5, "high": 12.0}
 
 
 def test_all_that_is_there_is_collected(tmp_path: Path) -> None:

@@ -35,8 +35,8 @@ def draw(rows: Sequence[Row]) -> Figure:
     figure = Figure(figsize=(9.5, sum(heights)), layout="constrained")
     above, below = figure.subfigures(2, 1, height_ratios=heights)
     _draw_bars(above.add_subplot(), drawn)
-    for axes, column in zip(below.subplots(1, _COLUMNS), range(_COLUMNS)):
-        _write(axes, rest, column)
+    for column in range(_COLUMNS):
+        _write(below.add_subplot(1, _COLUMNS, column + 1), rest, column)
     return figure
 
 
