@@ -33,7 +33,8 @@ def draw(rows: Sequence[Row]) -> Figure:
     rest = [row for row in rows if row["unit"] != TIMES_FASTER]
     heights = [_BAR * len(drawn) + 1.2, _WORDS * math.ceil(len(rest) / _COLUMNS) + 0.6]
     figure = Figure(figsize=(9.5, sum(heights)), layout="constrained")
-    above, below = figure.subfigures(2, 1, height_ratios=heights)
+    panels: Any = figure.subfigures(2, 1, height_ratios=heights)
+    above, below = panels
     _draw_bars(above.add_subplot(), drawn)
     for column in range(_COLUMNS):
         _write(below.add_subplot(1, _COLUMNS, column + 1), rest, column)
