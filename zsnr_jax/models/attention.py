@@ -18,9 +18,10 @@ import jax
 import jax.numpy as jnp
 from einops import rearrange
 
+from zsnr_jax.models.blocks import rows_at_once
+
 _LANES = 16  # numbers in the widest vector register
 _FEW = 2**17  # weights of a head, up to which all heads are taken at once
-_BLOCK = 2**19  # weights that the gradient of many takes at once
 
 
 # A network has many alike: traced and differentiated once a shape.
@@ -131,8 +132,7 @@ def _head_gradient_in_blocks(
     shift: jax.Array,
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
     """The same, some keys at a time; weights have a row for each key, as dk and dv take them."""
-    most = max(_BLOCK // len(q), 1)
-    keys = max(n for n in range(1, len(k) + 1) if len(k) % n == 0 and n <= most)
+    keys = rows_at_once(len(k), len(q))
 
     def block(dq: jax.Array, rows: Any) -> Any:
         k, v = rows

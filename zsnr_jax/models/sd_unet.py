@@ -15,6 +15,7 @@ from flax import linen as nn
 
 from zsnr_jax.models import sd_layers
 from zsnr_jax.models.attention import attention
+from zsnr_jax.models.feed_forward import FeedForward
 from zsnr_jax.models.layers import Dtype, timestep_embedding
 from zsnr_jax.models.norm import GroupNorm
 from zsnr_jax.models.sd_layers import Downsample, Factory, ResnetBlock, Upsample
@@ -277,34 +278,6 @@ class Attention(nn.Module):
         q, k, v = (rearrange(h, "b n (m d) -> b n m d", m=self.heads) for h in qkv)
         mixed = rearrange(attention(q, k, v), "b n m d -> b n (m d)")
         return dense(name="to_out_0")(mixed)
-
-
-class FeedForward(nn.Module):
-    """A gated linear unit four times as wide, and back."""
-
-    dtype: Dtype = jnp.float32
-
-    @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:
-        """x [B, N, C] -> [B, N, C]."""
-        h = GEGLU(4 * x.shape[-1], self.dtype, name="net_0")(x)
-        return nn.Dense(x.shape[-1], dtype=self.dtype, name="net_2")(h)
-
-
-class GEGLU(nn.Module):
-    """A linear map times the exact GELU of another. Source: arXiv 2002.05202."""
-
-    width: int
-    dtype: Dtype = jnp.float32
-
-    @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:
-        """x [B, N, C] -> [B, N, width]."""
-        h, gate = jnp.split(nn.Dense(2 * self.width, dtype=self.dtype, name="proj")(x), 2, axis=-1)
-        # By erf, in float32 as torch does: on CPUs quicker than JAX's own, which is by erfc so that
-        # halves keep their digits.
-        gate = gate.astype(jnp.promote_types(gate.dtype, jnp.float32))
-        return h * (gate * (1 + jax.lax.erf(gate * 2**-0.5)) / 2).astype(self.dtype)
 
 
 def project_context(
