@@ -1,11 +1,10 @@
 """The feed-forward network of a transformer, by what is fastest where a program is compiled for.
 
 Between its two linear maps a token has eight times its channels. On CPUs all tokens' would go to
-memory and back several times, and again for the gradient: there, some tokens are taken at a time.
+memory and back several times, and again for the gradient: there, some tokens are taken at a time,
+and the gradient computes them anew.
 `python -m experiments.benchmarks.layers` measures both ways, and torch's.
 """
-
-import functools
 
 import jax
 import jax.numpy as jnp
@@ -76,7 +75,8 @@ def _in_blocks(x: jax.Array, wide: Linear, narrow: Linear) -> jax.Array:
     if tokens.shape[0] * width < _MANY * AT_ONCE:
         return feed_forward(x, wide, narrow)
     blocks = rearrange(tokens, "(k n) c -> k n c", n=rows_at_once(len(tokens), width))
-    apply = functools.partial(feed_forward, wide=wide, narrow=narrow)
+    # Nothing of a block is kept for the gradient: to compute it anew is quicker than to read it.
+    apply = jax.checkpoint(lambda block: feed_forward(block, wide, narrow))
     return jax.lax.map(apply, blocks).reshape(x.shape)
 
 
