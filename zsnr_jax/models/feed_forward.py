@@ -6,6 +6,9 @@ and the gradient computes them anew.
 `python -m experiments.benchmarks.layers` measures both ways, and torch's.
 """
 
+import functools
+from collections.abc import Callable
+
 import jax
 import jax.numpy as jnp
 from einops import rearrange
@@ -57,27 +60,38 @@ def _by_platform(x: jax.Array, wide: Linear, narrow: Linear) -> jax.Array:
     return jax.lax.platform_dependent(x, wide, narrow, cpu=_in_blocks, default=feed_forward)
 
 
-def feed_forward(x: jax.Array, wide: Linear, narrow: Linear) -> jax.Array:
+def feed_forward(
+    x: jax.Array,
+    wide: Linear,
+    narrow: Linear,
+    gelu: Callable[[jax.Array], jax.Array] = functools.partial(nn.gelu, approximate=False),
+) -> jax.Array:
     """A linear map times the exact GELU of another, and a third: x [..., C] -> [..., C].
 
     Args: wide: to the one and the gate, [C, 8C]; narrow: [4C, C].
     """
     h, gate = jnp.split(_apply(wide, x), 2, axis=-1)
-    # By erf, in float32 as torch does: on CPUs quicker than JAX's own, which is by erfc so that
-    # halves keep their digits.
-    gate = gate.astype(jnp.promote_types(gate.dtype, jnp.float32))
-    return _apply(narrow, h * (gate * (1 + jax.lax.erf(gate * 2**-0.5)) / 2).astype(h.dtype))
+    return _apply(narrow, h * gelu(gate))
 
 
 def _in_blocks(x: jax.Array, wide: Linear, narrow: Linear) -> jax.Array:
     tokens = rearrange(x, "b n c -> (b n) c")
     width = wide[0].shape[1]
     if tokens.shape[0] * width < _MANY * AT_ONCE:
-        return feed_forward(x, wide, narrow)
+        return feed_forward(x, wide, narrow, _gelu)
     blocks = rearrange(tokens, "(k n) c -> k n c", n=rows_at_once(len(tokens), width))
     # Nothing of a block is kept for the gradient: to compute it anew is quicker than to read it.
-    apply = jax.checkpoint(lambda block: feed_forward(block, wide, narrow))
+    apply = jax.checkpoint(lambda block: feed_forward(block, wide, narrow, _gelu))
     return jax.lax.map(apply, blocks).reshape(x.shape)
+
+
+def _gelu(x: jax.Array) -> jax.Array:
+    """By erf, in float32 as torch does; JAX's is by erfc, so that halves keep their digits.
+
+    On CPUs this is quicker; on TPUs float32 would take memory.
+    """
+    wide = x.astype(jnp.promote_types(x.dtype, jnp.float32))
+    return (wide * (1 + jax.lax.erf(wide * 2**-0.5)) / 2).astype(x.dtype)
 
 
 def _apply(linear: Linear, x: jax.Array) -> jax.Array:
