@@ -19,6 +19,7 @@ from zsnr_jax.models.norm import Dtype
 
 Linear = tuple[jax.Array, jax.Array]  # kernel [C, D] and bias [D]
 _MANY = 4  # blocks; where there are fewer, all at once is as fast
+_GELU = functools.partial(nn.gelu, approximate=False)
 
 
 class FeedForward(nn.Module):
@@ -64,7 +65,7 @@ def feed_forward(
     x: jax.Array,
     wide: Linear,
     narrow: Linear,
-    gelu: Callable[[jax.Array], jax.Array] = functools.partial(nn.gelu, approximate=False),
+    gelu: Callable[[jax.Array], jax.Array] = _GELU,
 ) -> jax.Array:
     """A linear map times the exact GELU of another, and a third: x [..., C] -> [..., C].
 
