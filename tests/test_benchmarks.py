@@ -48,7 +48,12 @@ def test_our_side_runs_in_small(task: str, tmp_path: Path, monkeypatch) -> None:
 
 @pytest.mark.parametrize(
     "layer, shape",
-    [("attention", (1, 4, 5, 2, 3)), ("norm", (1, 2, 2, 6, 3)), ("convolution", (1, 4, 4, 2, 3))],
+    [
+        ("attention", (1, 4, 5, 2, 3)),
+        ("feed-forward", (2, 3, 8)),
+        ("norm", (1, 2, 2, 6, 3)),
+        ("convolution", (1, 4, 4, 2, 3)),
+    ],
 )
 @pytest.mark.parametrize("gradient", [False, True])
 @pytest.mark.parametrize("name", ["ours", "theirs"])

@@ -1,10 +1,11 @@
-"""Attention, group norm and convolution on a CPU: ours, JAX's and Flax's, and torch's.
+"""Attention, feed-forward, norm and convolution on a CPU: ours, JAX's and Flax's, and torch's.
 
   python -m experiments.benchmarks.layers [--rounds=15] [--out=FILE.json]
 
 Each is timed forward, and with the gradient by all its inputs, in float32, in turn with the others
-(`turns`). torch takes part where it is installed, by its fused kernels, on channels-last arrays. A
-convolution is ours where XLA is told what `xla_options` says, and theirs where it is not.
+(`turns`). torch takes part where it is installed, by its fused kernels, on channels-last arrays.
+Ours is with what `xla_options` and `host_memory` set, theirs without: a convolution is the same
+else.
 """
 # pyright: reportMissingImports=false
 
@@ -28,6 +29,11 @@ ATTENTION = [  # batch, tokens, tokens attended to, heads, width of a head
     (8, 64, 64, 8, 64),
     (32, 16, 16, 4, 32),
     (8, 1024, 77, 4, 32),
+]
+FEED_FORWARD = [  # batch, tokens, channels
+    (8, 1024, 64),
+    (8, 256, 128),
+    (8, 64, 256),
 ]
 NORM = [  # batch, height, width, channels, groups
     (8, 32, 32, 64, 32),
@@ -60,7 +66,12 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=15, help="after the first call of each")
     parser.add_argument("--out", type=Path, default=RESULT)
     chosen = parser.parse_args()
-    layers = {"attention": ATTENTION, "norm": NORM, "convolution": CONVOLUTION}
+    layers = {
+        "attention": ATTENTION,
+        "feed-forward": FEED_FORWARD,
+        "norm": NORM,
+        "convolution": CONVOLUTION,
+    }
     rows = []
     for layer, shape in ((layer, shape) for layer, shapes in layers.items() for shape in shapes):
         for gradient in (False, True):
@@ -108,14 +119,19 @@ def _make(name: str, case: Case) -> Run:
         return _in_torch(case, inputs)
     import jax
 
-    from zsnr_jax import xla_options
-    from zsnr_jax.models import attention, norm
+    from zsnr_jax import host_memory, xla_options
+    from zsnr_jax.models import attention, feed_forward, norm
 
     if name == "ours":
+        host_memory.keep_freed_memory()
         xla_options.tune_for_cpus()
     functions: dict[tuple[str, str], Callable[..., Any]] = {
         ("attention", "ours"): attention.attention,
         ("attention", "theirs"): jax.nn.dot_product_attention,
+        ("feed-forward", "ours"): _feed_forward,
+        ("feed-forward", "theirs"): lambda x, *weights: feed_forward.feed_forward(
+            x, weights[:2], weights[2:]
+        ),
         ("norm", "ours"): functools.partial(_with_silu, norm.GroupNorm, case.shape[-1]),
         ("norm", "theirs"): functools.partial(_with_silu, _flax_norm(), case.shape[-1]),
         ("convolution", "ours"): _convolve,
@@ -129,6 +145,13 @@ def _make(name: str, case: Case) -> Run:
         program = jax.jit(function)
     inputs = jax.device_put(inputs)
     return lambda: jax.block_until_ready(program(*inputs))
+
+
+def _feed_forward(x: Any, *weights: Any) -> Any:
+    from zsnr_jax.models.feed_forward import FeedForward
+
+    wide, narrow = (dict(zip(("kernel", "bias"), pair)) for pair in (weights[:2], weights[2:]))
+    return FeedForward().apply({"params": {"net_0": {"proj": wide}, "net_2": narrow}}, x)
 
 
 def _flax_norm() -> Any:
@@ -158,6 +181,13 @@ def _in_torch(case: Case, arrays: Sequence[np.ndarray]) -> Run:
     if case.layer == "attention":
         inputs = [x.movedim(2, 1).contiguous() for x in inputs]
         function = functional.scaled_dot_product_attention
+    elif case.layer == "feed-forward":
+        inputs = [x.T.contiguous() if x.ndim == 2 else x for x in inputs]  # as nn.Linear has them
+
+        def function(x: Any, wide: Any, bias: Any, narrow: Any, last: Any) -> Any:
+            h, gate = functional.linear(x, wide, bias).chunk(2, dim=-1)
+            return functional.linear(h * functional.gelu(gate), narrow, last)
+
     elif case.layer == "convolution":
         x, kernel = inputs
         kernel = kernel.permute(3, 2, 0, 1).contiguous(memory_format=torch.channels_last)
@@ -178,6 +208,9 @@ def _inputs(case: Case) -> list[np.ndarray]:
     if case.layer == "norm":
         *shape, _ = case.shape
         shapes = [tuple(shape), (shape[-1],), (shape[-1],)]
+    elif case.layer == "feed-forward":
+        width = case.shape[-1]
+        shapes = [case.shape, (width, 8 * width), (8 * width,), (4 * width, width), (width,)]
     elif case.layer == "convolution":
         shapes = [case.shape[:-1], (3, 3, *case.shape[-2:])]
     else:
