@@ -183,11 +183,7 @@ def _in_torch(case: Case, arrays: Sequence[np.ndarray]) -> Run:
         function = functional.scaled_dot_product_attention
     elif case.layer == "feed-forward":
         inputs = [x.T.contiguous() if x.ndim == 2 else x for x in inputs]  # as nn.Linear has them
-
-        def function(x: Any, wide: Any, bias: Any, narrow: Any, last: Any) -> Any:
-            h, gate = functional.linear(x, wide, bias).chunk(2, dim=-1)
-            return functional.linear(h * functional.gelu(gate), narrow, last)
-
+        function = _feed_forward_in_torch
     elif case.layer == "convolution":
         x, kernel = inputs
         kernel = kernel.permute(3, 2, 0, 1).contiguous(memory_format=torch.channels_last)
@@ -201,6 +197,13 @@ def _in_torch(case: Case, arrays: Sequence[np.ndarray]) -> Run:
         return torch.no_grad()(lambda: function(*inputs))
     inputs = [x.requires_grad_() for x in inputs]
     return lambda: torch.autograd.grad((function(*inputs) ** 2).sum(), inputs)
+
+
+def _feed_forward_in_torch(x: Any, wide: Any, bias: Any, narrow: Any, last: Any) -> Any:
+    from torch.nn import functional
+
+    h, gate = functional.linear(x, wide, bias).chunk(2, dim=-1)
+    return functional.linear(h * functional.gelu(gate), narrow, last)
 
 
 def _inputs(case: Case) -> list[np.ndarray]:
