@@ -5,7 +5,7 @@ the rescaled schedule; sampled by DDIM in 50 trailing steps, w = 7.5, phi = 0.7.
 captions of COCO 2014: FID 21.66 and IS 36.16 with these fixes, 23.76 and 32.84 for SD 2.1-base itself,
 and 22.96 and 34.11 for the same fine-tuning without them (`configs/sd21_reference.py`).
 NOT RUN HERE: it wants the weights, pictures with captions, and hardware. It has been compiled: on 256
-chips of TPU v5e a step of 2048 needs 13.7 GiB of each one's 15.75, and takes 0.30 s by a roofline, 4
+chips of TPU v5e a step of 2048 needs 13.9 GiB of each one's 15.75, and takes 0.35 s by a roofline, 5
 hours for 50k steps; by pmap the state does not fit such a chip (`--mode=plan`; see the README).
 
 1. The weights, in diffusers' format. The original repository is withdrawn; mirrors are
