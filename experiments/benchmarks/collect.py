@@ -135,7 +135,7 @@ def _scale(found: Found) -> Iterator[Cell]:
         if step["sent_of_least"] is not None:
             what = f"sent by a {mode} step on {step['devices']} chips, compiled"
             yield Cell(what, step["sent_of_least"], "times the least")
-    row = found["loading"]["fixed_batch"][-1]
+    row = found["loading"]["fixed_share"][-1]  # a fixed batch is too few rows for so many to time
     yield Cell(f"loading a row, {row['hosts']} hosts", row["ratio"], "times one host's")
 
 
