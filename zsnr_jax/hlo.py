@@ -23,7 +23,7 @@ COLLECTIVES = (
 )
 # A reduction of which each device keeps its slice, as the compiler for TPUs writes it: a
 # computation of this name, which slices an all-reduce.
-_SCATTERS = "all-reduce-scatter"
+SCATTERS = "all-reduce-scatter"
 # Instructions that move no bytes.
 _FREE = {"parameter", "constant", "tuple", "get-tuple-element", "bitcast", "while", "conditional"}
 _BITS = {"pred": 8, "token": 0, "c64": 64, "c128": 128}  # the others say theirs, as in f32
@@ -235,7 +235,7 @@ class _Program:
             flops = (_dot_flops if opcode == "dot" else _convolution_flops)(instruction, scope)
             total.add(_Cost(flops=flops, flops_once=flops))
         elif kind in COLLECTIVES:
-            scatters = kind == "all-reduce" and name.startswith(_SCATTERS)
+            scatters = kind == "all-reduce" and name.startswith(SCATTERS)
             kind = "reduce-scatter" if scatters else kind
             collective = self._collective(kind, instruction, scope)
             of_its_own = scatters or not collective.channel  # different scatters share a channel

@@ -20,9 +20,6 @@ _COLLECTIVE = re.compile(
 )
 _COMPUTATION = re.compile(r"^(?:ENTRY )?%?(?P<name>[\w.\-]+) \(.*\{$")
 _ARRAY = re.compile(r"(?<![\w.\-%])[a-z]+(?P<bits>\d+)\[(?P<dims>[\d,]*)\]")
-# The TPU compiler writes a reduction of which each device keeps its slice so: as a computation of
-# this name, which takes a slice of an all-reduce within.
-_SCATTERS = "all-reduce-scatter"
 
 
 class Collective(NamedTuple):
@@ -107,7 +104,7 @@ def _instructions(text: str, n: int) -> Iterator[tuple[str, Collective]]:
             kind, arrays = match["kind"], _sizes(match["shape"])
             if kind == "reduce-scatter":  # it gives slices
                 arrays = [size * n for size in arrays]
-            elif kind == "all-reduce" and computation.startswith(_SCATTERS):
+            elif kind == "all-reduce" and computation.startswith(hlo.SCATTERS):
                 kind, key = "reduce-scatter", computation
             yield key, Collective(kind, len(arrays), sum(arrays))
 
