@@ -109,7 +109,7 @@ def on_hosts(hosts: int, *arguments: str) -> list[subprocess.Popen[str]]:
 
 
 def test_two_hosts_learn_what_one_does_lose_one_and_four_go_on_from_what_is_whole(
-    tmp_path: Path,
+    tmp_path: Path, monkeypatch
 ) -> None:
     alone, workdir = tmp_path / "alone", tmp_path / "shared"
     small = ["--config.model.channels=(16,)", "--config.model.attention=(False,)",
@@ -117,6 +117,7 @@ def test_two_hosts_learn_what_one_does_lose_one_and_four_go_on_from_what_is_whol
              "--config.train.save_every=5"]  # fmt: skip
     assert run(SMOKE, f"--workdir={alone}", *small).returncode == 0
     command = (SMOKE, f"--workdir={workdir}", *small)
+    monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", str(tmp_path / "programs"))
     hosts = on_hosts(2, *command, "--config.parallel.heartbeat=20")
     while not (workdir / "checkpoints" / "10").exists():
         assert all(host.poll() is None for host in hosts), [host.communicate() for host in hosts]
@@ -132,6 +133,7 @@ def test_two_hosts_learn_what_one_does_lose_one_and_four_go_on_from_what_is_whol
     sliced = on_hosts(4, *command, "--config.parallel.mode=fsdp")
     said = [host.communicate(timeout=500) for host in sliced]
     assert [host.returncode for host in sliced] == [0] * 4, [errors for _, errors in said]
+    assert not list(tmp_path.glob("programs/*"))  # restored, they would send in another order
     goes_on = f"Going on from step {newest - 5}"
     assert [goes_on in out for out, _ in said] == [True, False, False, False]
     assert json.loads((workdir / "results.json").read_text())["hardware"] == "4 x CPU on 4 hosts"

@@ -35,6 +35,17 @@ def keep_programs() -> Path | None:
     return folder
 
 
+def keep_none_between_cpus() -> None:
+    """Neither keep nor read programs, whatever is set, where processes on CPUs compute together.
+
+    jaxlib 0.10 restores a program for CPUs without the order of its all-reduces, and only the first
+    host looks for it: the others, which compile it, then receive what they did not wait for, and
+    gloo aborts the process. To be called when the hosts are joined.
+    """
+    if jax.process_count() > 1 and jax.default_backend() == "cpu":
+        jax.config.update("jax_enable_compilation_cache", False)
+
+
 def _machine() -> str:
     """The processor, in a few letters: hosts may share a home, and not each other's programs."""
     processor = platform.machine() + platform.processor()

@@ -73,6 +73,7 @@ def main(argv: Sequence[str]) -> None:
     warnings.formatwarning = lambda message, *_: f"warning: {message}\n"
     if _MULTIHOST.value:
         parallel.start_hosts(_CONFIG.value.parallel.heartbeat)
+        compile_cache.keep_none_between_cpus()
         preemption.listen_on_all_hosts()
     command = shlex.join(["python", "-m", "zsnr_jax.main", *sys.argv[1:]])
     run_mode = {
