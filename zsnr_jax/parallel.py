@@ -139,8 +139,11 @@ class Placement:
 
     @property
     def axis_name(self) -> str | None:
-        """Of `train.step.make_train_step`: by fsdp a step sees the whole batch."""
-        return AXIS if self.mode == "pmap" else None
+        """Of `train.step.make_train_step`: by fsdp, and on one device, a step sees the whole batch.
+
+        XLA copies what it reduces even where there is one device alone.
+        """
+        return AXIS if self.mode == "pmap" and self.num_devices > 1 else None
 
     @property
     def num_devices(self) -> int:

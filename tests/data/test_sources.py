@@ -15,6 +15,7 @@ from PIL import Image
 
 from zsnr_jax.data import Brightness, DatasetInfo, load_arrays, make_images, open_source
 from zsnr_jax.data.brightness import CONTENTS, LEANS
+from zsnr_jax.data.sources import Source
 from zsnr_jax.errors import UsageError
 
 ROOT = pathlib.Path(__file__).parents[2]
@@ -222,3 +223,31 @@ def test_no_room_to_prepare(tmp_path, monkeypatch):
     monkeypatch.setattr(Brightness, "download_and_prepare", full)
     with pytest.raises(UsageError, match="No space left.*pass another data_dir"):
         open_source("brightness/16", "test", tmp_path)
+
+
+class Counting:
+    """Records that remember which of them were read."""
+
+    def __init__(self, side: int):
+        self.side, self.read = side, []
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        self.read.append(index)
+        return {"image": np.full((self.side, self.side, 3), index, np.uint8), "label": index % 2}
+
+
+@pytest.mark.parametrize(("num_examples", "known", "again"), [(8, 64, []), (8, None, [3, 0, 3]),
+                                                              (100_000, 64, [3, 0, 3])])  # fmt: skip
+def test_a_set_is_kept_in_memory_where_it_fits(num_examples, known, again) -> None:
+    info = DatasetInfo("some", "1.0.0", "train", num_examples, (known, known, 3), ("a", "b"))
+    records = Counting(side=64)
+    source = Source(info, "/folder", records)
+    first = [source[index] for index in (3, 0)]
+    records.read.clear()
+    for index, row in zip((3, 0, 3), (*first, first[0]), strict=True):
+        np.testing.assert_array_equal(source[index]["image"], row["image"])
+        assert source[index]["label"] == row["label"] == index % 2
+    assert sorted(set(records.read)) == sorted(set(again))
+    if not again:
+        with pytest.raises(ValueError, match="read-only"):
+            first[0]["image"][:] = 0  # the next epoch would see it

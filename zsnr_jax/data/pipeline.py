@@ -10,8 +10,8 @@ pieces h, h + num_hosts, h + 2 num_hosts, ... . Its piece k holds the positions
 So a host reads its own rows only, and any number of hosts sees the same global batches.
 """
 
-from collections.abc import Callable, Iterator, Mapping
-from typing import Any, Protocol
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 from PIL import Image
@@ -19,7 +19,22 @@ from PIL import Image
 from zsnr_jax.data.sources import Source
 from zsnr_jax.errors import UsageError
 
-Batch = dict[str, Any]  # arrays; scalars in it while it is still one row
+Batch = dict[str, Any]  # arrays
+
+
+class _Place(NamedTuple):
+    """Where a row of a batch comes from, and where it goes."""
+
+    row: int  # of the source
+    index: int  # in the global batch
+    mirrored: bool
+
+
+class Row(NamedTuple):
+    """A row of a batch as it was read."""
+
+    example: Mapping[str, Any]
+    mirrored: bool
 
 
 class Examples(Protocol):
@@ -88,11 +103,17 @@ def batches_by_step(
     if image_size < 1:
         raise UsageError(f"image_size is {image_size}: it must be 1 or more")
 
-    def prepare(example: Mapping[str, Any]) -> Batch:
-        image = to_float(fit_image(np.asarray(example["image"]), image_size))
-        return {"image": image, "label": np.int32(example["label"])}
+    def image(row: Row) -> np.ndarray:
+        fitted = fit_image(np.asarray(row.example["image"]), image_size)
+        return fitted[:, ::-1] if row.mirrored else fitted
 
-    return _by_step(source, prepare, _flip if flip else None, batch_size, seed, host, num_hosts)
+    def collate(rows: Sequence[Row]) -> Batch:
+        return {
+            "image": to_float(np.stack([image(row) for row in rows])),
+            "label": np.array([row.example["label"] for row in rows], np.int32),
+        }
+
+    return _by_step(source, collate, batch_size, seed, host, num_hosts, flip)
 
 
 def latent_batches_by_step(
@@ -104,38 +125,40 @@ def latent_batches_by_step(
     Returns: dicts of moments float32 [b, h, w, 2C], ids int32 [b, L] and index int32 [b].
     """
 
-    def prepare(example: Mapping[str, Any]) -> Batch:
+    def collate(rows: Sequence[Row]) -> Batch:
         return {
-            "moments": np.asarray(example["moments"], np.float32),
-            "ids": np.asarray(example["ids"], np.int32),
+            "moments": np.stack([row.example["moments"] for row in rows]).astype(np.float32),
+            "ids": np.stack([row.example["ids"] for row in rows]).astype(np.int32),
         }
 
-    return _by_step(source, prepare, None, batch_size, seed, host, num_hosts)
+    return _by_step(source, collate, batch_size, seed, host, num_hosts)
 
 
 def _by_step(
     source: Examples,
-    prepare: Callable[[Mapping[str, Any]], Batch],
-    augment: Callable[[Batch, np.random.Generator], Batch] | None,
+    collate: Callable[[Sequence["Row"]], Batch],
     batch_size: int,
     seed: int,
     host: int,
     num_hosts: int,
+    flip: bool = False,
 ) -> Batches:
     _check(source, batch_size, seed, host, num_hosts)
     # Imported here since Grain imports jax.tree_util, which reading a dataset does not need.
     import grain
 
-    def numbered(position: int, example: Mapping[str, Any]) -> Batch:
-        return prepare(example) | {"index": np.int32(position % batch_size)}
+    def read(places: Sequence[_Place]) -> Batch:
+        rows = [Row(source[place.row], place.mirrored) for place in places]
+        return collate(rows) | {"index": np.array([place.index for place in places], np.int32)}
 
+    # Rows are numbers until their batch is read, since each stage costs each row some microseconds.
     # seed() hashes the seed with the place of each random step in the pipeline, so shuffle stays
     # first and random_map fourth: moving them changes every run's data.
-    rows: Any = grain.MapDataset.source(source).seed(seed).shuffle().repeat()
-    rows = rows.map_with_index(numbered)
-    if augment is not None:
-        rows = rows.random_map(augment)
-    return rows.batch(batch_size // num_hosts)[host::num_hosts]
+    rows: Any = grain.MapDataset.range(len(source)).seed(seed).shuffle().repeat()
+    rows = rows.map_with_index(lambda position, row: _Place(row, position % batch_size, False))
+    if flip:
+        rows = rows.random_map(_flip)
+    return rows.batch(batch_size // num_hosts, batch_fn=read)[host::num_hosts]
 
 
 def read_ahead(
@@ -190,11 +213,9 @@ def fingerprint(
     }
 
 
-def _flip(row: Batch, rng: np.random.Generator) -> Batch:
+def _flip(place: _Place, rng: np.random.Generator) -> _Place:
     """Grain keys rng by the row's position, so the flip too is a function of the step."""
-    if rng.random() < 0.5:
-        return row
-    return row | {"image": np.ascontiguousarray(row["image"][:, ::-1])}
+    return place._replace(mirrored=bool(rng.random() >= 0.5))
 
 
 def _check(source: Examples, batch_size: int, seed: int, host: int, num_hosts: int) -> None:

@@ -9,6 +9,7 @@ import dataclasses
 import functools
 import io
 import logging
+import math
 import os
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NoReturn
@@ -22,6 +23,7 @@ from zsnr_jax.data import brightness, digits
 from zsnr_jax.errors import UsageError
 
 _FORMAT = "array_record"
+_MOST_KEPT = 2**28  # bytes of pictures
 _log = logging.getLogger(__name__)
 
 EMBEDDED: Mapping[str, Callable[..., tfds.core.DatasetBuilder]] = {
@@ -60,12 +62,17 @@ class DatasetInfo:
 class Source:
     """One split: source[index] is {"image": uint8 [height, width, channels], "label": int32}.
 
+    Where all pictures fit into 256 MiB, what was read once is kept, and not read again: decoding
+    one takes a hundred microseconds. Arrays are read-only then.
     Raises: IndexError past the end; UsageError when the files are damaged.
     """
 
     info: DatasetInfo
     folder: str
     records: Any
+    _kept: dict[int, dict[str, Any]] = dataclasses.field(
+        default_factory=dict, init=False, compare=False
+    )
 
     def __len__(self) -> int:
         return self.info.num_examples
@@ -73,6 +80,18 @@ class Source:
     def __getitem__(self, index: int) -> dict[str, Any]:
         if not 0 <= index < len(self):
             raise IndexError(f"row {index} of {self!r}")
+        row = self._kept.get(index) or self._read(index)
+        if self._fits:
+            row["image"].flags.writeable = False
+            self._kept[index] = row
+        return row
+
+    @functools.cached_property
+    def _fits(self) -> bool:
+        sizes = [size or _MOST_KEPT for size in self.info.image_shape]
+        return len(self) * math.prod(sizes) <= _MOST_KEPT
+
+    def _read(self, index: int) -> dict[str, Any]:
         with _readable(self.info.name, self.folder):
             record = self.records[index]
             label = np.int32(record.get("label", 0) if self.info.num_classes > 1 else 0)
