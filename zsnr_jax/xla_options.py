@@ -1,8 +1,8 @@
 """What XLA is told about compiling for CPUs, where that is faster than what it does by itself.
 
-XLA takes YNNPACK's kernels for products, sums and convolutions. Within the main job's training
-step its 3x3 convolutions, to 96 and 128 channels, take longer than Eigen's; the others do not. So
-here it is products and sums alone. `python -m experiments.benchmarks.layers` measures convolutions
+XLA takes YNNPACK's kernels for products, sums and convolutions. Its 3x3 convolutions of large
+pictures, and all their gradients, take up to twice as long as Eigen's; the others do not. So here
+it is products and sums alone. `python -m experiments.benchmarks.layers` measures convolutions
 both ways, and `python -m experiments.benchmarks.main_job --other=FOLDER` whole versions.
 """
 
@@ -13,7 +13,7 @@ import jaxlib.version
 
 _MEASURED = "0.10."  # versions of jaxlib; others may not know the flag, and end the process for it
 _KERNELS = "--xla_cpu_experimental_ynn_fusion_type"
-_KINDS = ("LIBRARY_FUSION_TYPE_DOT", "LIBRARY_FUSION_TYPE_REDUCE")
+_KINDS = ("DOT", "INDIVIDUAL_DOT", "REDUCE")
 
 
 def tune_for_cpus() -> bool:
@@ -28,5 +28,6 @@ def tune_for_cpus() -> bool:
     )
     if not known or _KERNELS in flags:
         return False
-    os.environ["XLA_FLAGS"] = f"{flags} {_KERNELS}={','.join(_KINDS)}".strip()
+    kinds = ",".join(f"LIBRARY_FUSION_TYPE_{kind}" for kind in _KINDS)
+    os.environ["XLA_FLAGS"] = f"{flags} {_KERNELS}={kinds}".strip()
     return True

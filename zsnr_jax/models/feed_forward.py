@@ -71,7 +71,9 @@ def feed_forward(
 
     Args: wide: to the one and the gate, [C, 8C]; narrow: [4C, C].
     """
-    h, gate = jnp.split(_apply(wide, x), 2, axis=-1)
+    # Two products of half the kernel: on CPUs cutting the one would copy what it made.
+    halves = (jnp.split(weights, 2, axis=-1) for weights in wide)
+    h, gate = (_apply(half, x) for half in zip(*halves, strict=True))
     return _apply(narrow, h * gelu(gate))
 
 
