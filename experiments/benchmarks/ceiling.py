@@ -29,7 +29,7 @@ from experiments.benchmarks import flops, in_jax, sd_shaped, unet
 from experiments.benchmarks.layers import CONVOLUTION
 from experiments.benchmarks.spread import middle_half, told
 from experiments.benchmarks.turns import Make, Run, Timed, about, in_turn
-from zsnr_jax import build, files, xla_options
+from zsnr_jax import build, files, host_memory, xla_options
 from zsnr_jax.train.step import repeat_step
 
 RESULT = Path(__file__).with_suffix(".json")
@@ -84,6 +84,7 @@ def programs(folder: Path) -> dict[str, Make]:
 
 def main_step() -> Run:
     """The training step of the main job, on one batch."""
+    host_memory.keep_freed_memory()
     xla_options.tune_for_cpus()
     run = build.build(brightness.get_config())
     step = run.placement.step(repeat_step(run.train_step(run.placement), 1))
