@@ -136,7 +136,7 @@ def latent_batches_by_step(
 
 def _by_step(
     source: Examples,
-    collate: Callable[[Sequence["Row"]], Batch],
+    collate: Callable[[Sequence[Row]], Batch],
     batch_size: int,
     seed: int,
     host: int,
