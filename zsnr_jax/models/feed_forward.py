@@ -6,9 +6,6 @@ and the gradient computes them anew.
 `python -m experiments.benchmarks.layers` measures both ways, and torch's.
 """
 
-import functools
-from collections.abc import Callable
-
 import jax
 import jax.numpy as jnp
 from einops import rearrange
@@ -19,7 +16,6 @@ from zsnr_jax.models.norm import Dtype
 
 Linear = tuple[jax.Array, jax.Array]  # kernel [C, D] and bias [D]
 _MANY = 4  # blocks; where there are fewer, all at once is as fast
-_GELU = functools.partial(nn.gelu, approximate=False)
 
 
 class FeedForward(nn.Module):
@@ -61,30 +57,30 @@ def _by_platform(x: jax.Array, wide: Linear, narrow: Linear) -> jax.Array:
     return jax.lax.platform_dependent(x, wide, narrow, cpu=_in_blocks, default=feed_forward)
 
 
-def feed_forward(
-    x: jax.Array,
-    wide: Linear,
-    narrow: Linear,
-    gelu: Callable[[jax.Array], jax.Array] = _GELU,
-) -> jax.Array:
+def feed_forward(x: jax.Array, wide: Linear, narrow: Linear) -> jax.Array:
     """A linear map times the exact GELU of another, and a third: x [..., C] -> [..., C].
 
     Args: wide: to the one and the gate, [C, 8C]; narrow: [4C, C].
     """
-    # Two products of half the kernel: on CPUs cutting the one would copy what it made.
+    h, gate = jnp.split(_apply(wide, x), 2, axis=-1)
+    return _apply(narrow, h * nn.gelu(gate, approximate=False))
+
+
+def _on_cpu(x: jax.Array, wide: Linear, narrow: Linear) -> jax.Array:
+    """The same by two products of half the kernel: of one, the cut would copy what it made."""
     halves = (jnp.split(weights, 2, axis=-1) for weights in wide)
     h, gate = (_apply(half, x) for half in zip(*halves, strict=True))
-    return _apply(narrow, h * gelu(gate))
+    return _apply(narrow, h * _gelu(gate))
 
 
 def _in_blocks(x: jax.Array, wide: Linear, narrow: Linear) -> jax.Array:
     tokens = rearrange(x, "b n c -> (b n) c")
     width = wide[0].shape[1]
     if tokens.shape[0] * width < _MANY * AT_ONCE:
-        return feed_forward(x, wide, narrow, _gelu)
+        return _on_cpu(x, wide, narrow)
     blocks = rearrange(tokens, "(k n) c -> k n c", n=rows_at_once(len(tokens), width))
     # Nothing of a block is kept for the gradient: to compute it anew is quicker than to read it.
-    apply = jax.checkpoint(lambda block: feed_forward(block, wide, narrow, _gelu))
+    apply = jax.checkpoint(lambda block: _on_cpu(block, wide, narrow))
     return jax.lax.map(apply, blocks).reshape(x.shape)
 
 
