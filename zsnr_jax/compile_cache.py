@@ -38,9 +38,9 @@ def keep_programs() -> Path | None:
 def keep_none_between_cpus() -> None:
     """Neither keep nor read programs, whatever is set, where processes on CPUs compute together.
 
-    jaxlib 0.10 restores a program for CPUs without the order of its all-reduces, and only the first
-    host looks for it: the others, which compile it, then receive what they did not wait for, and
-    gloo aborts the process. To be called when the hosts are joined.
+    Only the first host finds what it has kept. By jaxlib 0.10 a program for CPUs that was restored
+    reduces in another order than the same one just compiled, so that hosts receive what they did
+    not wait for, and gloo aborts the process. To be called when the hosts are joined.
     """
     if jax.process_count() > 1 and jax.default_backend() == "cpu":
         jax.config.update("jax_enable_compilation_cache", False)

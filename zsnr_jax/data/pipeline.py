@@ -30,7 +30,7 @@ class _Place(NamedTuple):
     mirrored: bool
 
 
-class Row(NamedTuple):
+class _Row(NamedTuple):
     """A row of a batch as it was read."""
 
     example: Mapping[str, Any]
@@ -103,11 +103,11 @@ def batches_by_step(
     if image_size < 1:
         raise UsageError(f"image_size is {image_size}: it must be 1 or more")
 
-    def image(row: Row) -> np.ndarray:
+    def image(row: _Row) -> np.ndarray:
         fitted = fit_image(np.asarray(row.example["image"]), image_size)
         return fitted[:, ::-1] if row.mirrored else fitted
 
-    def collate(rows: Sequence[Row]) -> Batch:
+    def collate(rows: Sequence[_Row]) -> Batch:
         return {
             "image": to_float(np.stack([image(row) for row in rows])),
             "label": np.array([row.example["label"] for row in rows], np.int32),
@@ -125,7 +125,7 @@ def latent_batches_by_step(
     Returns: dicts of moments float32 [b, h, w, 2C], ids int32 [b, L] and index int32 [b].
     """
 
-    def collate(rows: Sequence[Row]) -> Batch:
+    def collate(rows: Sequence[_Row]) -> Batch:
         return {
             "moments": np.stack([row.example["moments"] for row in rows]).astype(np.float32),
             "ids": np.stack([row.example["ids"] for row in rows]).astype(np.int32),
@@ -136,7 +136,7 @@ def latent_batches_by_step(
 
 def _by_step(
     source: Examples,
-    collate: Callable[[Sequence[Row]], Batch],
+    collate: Callable[[Sequence[_Row]], Batch],
     batch_size: int,
     seed: int,
     host: int,
@@ -148,7 +148,7 @@ def _by_step(
     import grain
 
     def read(places: Sequence[_Place]) -> Batch:
-        rows = [Row(source[place.row], place.mirrored) for place in places]
+        rows = [_Row(source[place.row], place.mirrored) for place in places]
         return collate(rows) | {"index": np.array([place.index for place in places], np.int32)}
 
     # Rows are numbers until their batch is read, since each stage costs each row some microseconds.

@@ -80,7 +80,9 @@ class Source:
     def __getitem__(self, index: int) -> dict[str, Any]:
         if not 0 <= index < len(self):
             raise IndexError(f"row {index} of {self!r}")
-        row = self._kept.get(index) or self._read(index)
+        if index in self._kept:
+            return self._kept[index]
+        row = self._read(index)
         if self._fits:
             row["image"].flags.writeable = False
             self._kept[index] = row
