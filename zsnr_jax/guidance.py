@@ -94,6 +94,21 @@ def guide_network(
     return guided
 
 
+def sharing_input(network: ConditionalNetwork) -> ConditionalNetwork:
+    """Make of a network that takes several conditions to one x_t what `guide_network` takes.
+
+    An example's two rows differ by their condition alone, so that such a network, as
+    `sd_unet.UNet2DCondition` is, computes what comes before the condition once.
+
+    Args: network: (x_t [B, ...], timestep [B], condition of 2B rows) -> output [2B, ...].
+    """
+
+    def shared(x_t: jax.Array, timestep: jax.Array, condition: Any) -> jax.Array:
+        return network(deinterleave(x_t)[0], deinterleave(timestep)[0], condition)
+
+    return shared
+
+
 def guide_within(
     guided: Denoise | StatefulDenoise,
     unguided: Denoise,

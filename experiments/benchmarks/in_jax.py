@@ -51,7 +51,7 @@ def sample(folder: Path, sizes: Sizes, setting: Setting = PLAIN) -> Run:
     def program(params: Params, contexts: jax.Array, index: jax.Array) -> jax.Array:
         prompt, none = (project_context(params, text, dtype) for text in (contexts, 0 * contexts))
         guided = guidance.guide_network(
-            lambda *inputs: network(params, *inputs), prompt, none,
+            guidance.sharing_input(lambda *inputs: network(params, *inputs)), prompt, none,
             sd_shaped.GUIDANCE, sd_shaped.RESCALE,
         )  # fmt: skip
         denoise = predictions.make_denoise(guided, schedule, process.prediction)

@@ -217,10 +217,12 @@ def build_guidance(config: Config, process: DiffusionProcess) -> Guidance:
 
     def guide(network: Any, condition: Any, negative: Any) -> StatefulDenoise:
         rows, scale = (condition, negative), sampler.guidance_scale
+        # The only pretrained networks are Stable Diffusion's.
+        pair = guidance.sharing_input(network) if config.pretrained else network
         if sampler.guidance == "projected":
-            denoise = make_apg_denoise(network, *of_network, *rows, scale, **projected)
+            denoise = make_apg_denoise(pair, *of_network, *rows, scale, **projected)
         else:
-            pair = guidance.guide_network(network, *rows, scale, sampler.guidance_rescale)
+            pair = guidance.guide_network(pair, *rows, scale, sampler.guidance_rescale)
             denoise = make_denoise(pair, *of_network)
         if interval is None:
             return StatefulDenoise.of(denoise)

@@ -15,6 +15,7 @@ from flax import linen as nn
 
 from zsnr_jax.models import sd_layers
 from zsnr_jax.models.attention import attention
+from zsnr_jax.models.convolution import Conv3x3
 from zsnr_jax.models.layers import Dtype
 from zsnr_jax.models.norm import GroupNorm
 from zsnr_jax.models.sd_layers import Downsample, Factory, ResnetBlock, Upsample
@@ -121,7 +122,7 @@ class Encoder(nn.Module):
         resnet = _resnet(self.groups, self.remat, self.dtype)
         # Padded below and to the right only, unlike the UNet's.
         halve = functools.partial(Downsample, ((0, 1), (0, 1)), self.dtype, name="downsamplers_0")
-        h = nn.Conv(self.sizes[0], (3, 3), dtype=self.dtype, name="conv_in")(x)
+        h = Conv3x3(self.sizes[0], dtype=self.dtype, name="conv_in")(x)
         for i, channels in enumerate(self.sizes):
             resize = halve if i < len(self.sizes) - 1 else None
             block = Block(resnet, channels, self.num_layers, resize, name=f"down_blocks_{i}")
@@ -145,7 +146,7 @@ class Decoder(nn.Module):
         """x [B, h, w, any C] -> float32 [B, H, W, out_channels]."""
         resnet = _resnet(self.groups, self.remat, self.dtype)
         double = functools.partial(Upsample, self.dtype, name="upsamplers_0")
-        h = nn.Conv(self.sizes[-1], (3, 3), dtype=self.dtype, name="conv_in")(x)
+        h = Conv3x3(self.sizes[-1], dtype=self.dtype, name="conv_in")(x)
         h = MidBlock(resnet, self.groups, self.dtype, name="mid_block")(h)
         for i, channels in enumerate(reversed(self.sizes)):
             resize = double if i < len(self.sizes) - 1 else None
@@ -212,4 +213,4 @@ def _resnet(groups: int, remat: bool, dtype: Dtype) -> Factory:
 def _output(h: jax.Array, groups: int, channels: int) -> jax.Array:
     """End a network in float32. A part of the compact method that calls it."""
     norm = GroupNorm(groups, _EPS, name="conv_norm_out")
-    return nn.Conv(channels, (3, 3), name="conv_out")(nn.silu(norm(h.astype(jnp.float32))))
+    return Conv3x3(channels, name="conv_out")(nn.silu(norm(h.astype(jnp.float32))))

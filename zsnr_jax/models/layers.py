@@ -9,6 +9,7 @@ from flax import linen as nn
 
 from zsnr_jax.models import norm
 from zsnr_jax.models.attention import attention
+from zsnr_jax.models.convolution import Conv3x3
 from zsnr_jax.models.norm import Dtype
 
 
@@ -68,13 +69,13 @@ class ResBlock(nn.Module):
     ) -> jax.Array:
         """x [B, H, W, C], embedding [B, E], keys [B] -> [B, H, W, channels]."""
         h = nn.silu(GroupNorm(self.dtype, name="norm_in")(x))
-        h = nn.Conv(self.channels, (3, 3), dtype=self.dtype, name="conv_in")(h)
+        h = Conv3x3(self.channels, dtype=self.dtype, name="conv_in")(h)
         modulation = nn.Dense(2 * self.channels, dtype=self.dtype, name="modulation")(embedding)
         scale, shift = jnp.split(modulation[:, None, None, :], 2, axis=-1)
         h = nn.silu(GroupNorm(self.dtype, name="norm_out")(h) * (1 + scale) + shift)
         h = RowDropout(self.dropout)(h, dropout_keys)
         zeros = nn.initializers.zeros
-        h = nn.Conv(self.channels, (3, 3), dtype=self.dtype, kernel_init=zeros, name="conv_out")(h)
+        h = Conv3x3(self.channels, dtype=self.dtype, kernel_init=zeros, name="conv_out")(h)
         if x.shape[-1] != self.channels:
             x = nn.Conv(self.channels, (1, 1), dtype=self.dtype, name="skip")(x)
         return x + h

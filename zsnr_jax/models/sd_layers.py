@@ -14,6 +14,7 @@ from einops import repeat
 from flax import linen as nn
 
 from zsnr_jax.errors import UsageError
+from zsnr_jax.models.convolution import Conv3x3
 from zsnr_jax.models.layers import Dtype
 from zsnr_jax.models.norm import GroupNorm
 
@@ -35,14 +36,14 @@ class ResnetBlock(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array, embedding: jax.Array | None = None) -> jax.Array:
-        """x [B, H, W, C], embedding [B, E] or none -> [B, H, W, channels]."""
+        """x [B, H, W, C], embedding of B, or fewer, rows or none -> [B, H, W, channels]."""
         h = nn.silu(GroupNorm(self.groups, self.eps, self.dtype, name="norm1")(x))
-        h = nn.Conv(self.channels, (3, 3), dtype=self.dtype, name="conv1")(h)
+        h = Conv3x3(self.channels, dtype=self.dtype, name="conv1")(h)
         if embedding is not None:
             project = nn.Dense(self.channels, dtype=self.dtype, name="time_emb_proj")
-            h = h + project(nn.silu(embedding))[:, None, None, :]
+            h = h + repeat_rows(project(nn.silu(embedding)), h)[:, None, None, :]
         h = nn.silu(GroupNorm(self.groups, self.eps, self.dtype, name="norm2")(h))
-        h = nn.Conv(self.channels, (3, 3), dtype=self.dtype, name="conv2")(h)
+        h = Conv3x3(self.channels, dtype=self.dtype, name="conv2")(h)
         if x.shape[-1] != self.channels:
             x = nn.Conv(self.channels, (1, 1), dtype=self.dtype, name="conv_shortcut")(x)
         return x + h
@@ -70,8 +71,18 @@ class Upsample(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         """x [B, H, W, C] -> [B, 2H, 2W, C]."""
-        x = repeat(x, "b h w c -> b (h p) (w q) c", p=2, q=2)
-        return nn.Conv(x.shape[-1], (3, 3), dtype=self.dtype, name="conv")(x)
+        return Conv3x3(x.shape[-1], dtype=self.dtype, doubles=True, name="conv")(x)
+
+
+def repeat_rows(x: jax.Array, like: jax.Array) -> jax.Array:
+    """Each row of x as often, one after another, as gives the rows that `like` has.
+
+    Raises: ValueError where no number of times gives them.
+    """
+    times, rest = divmod(len(like), len(x))
+    if rest or not times:
+        raise ValueError(f"{len(x)} rows cannot be shared evenly by {len(like)}.")
+    return repeat(x, "b ... -> (b times) ...", times=times)
 
 
 def read_config(

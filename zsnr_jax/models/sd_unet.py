@@ -15,10 +15,17 @@ from flax import linen as nn
 
 from zsnr_jax.models import sd_layers
 from zsnr_jax.models.attention import attention
+from zsnr_jax.models.convolution import Conv3x3
 from zsnr_jax.models.feed_forward import FeedForward
 from zsnr_jax.models.layers import Dtype, timestep_embedding
 from zsnr_jax.models.norm import GroupNorm
-from zsnr_jax.models.sd_layers import Downsample, Factory, ResnetBlock, Upsample
+from zsnr_jax.models.sd_layers import (
+    Downsample,
+    Factory,
+    ResnetBlock,
+    Upsample,
+    repeat_rows,
+)
 
 # An encoded text, float [B, tokens, D]; or of each attention to it the keys and values, as
 # `project_context` gives them.
@@ -101,14 +108,15 @@ class UNet2DCondition(nn.Module):
           x_t: float [B, H, W, in_channels]; 2^(resolutions - 1) divides H and W.
           timestep: int [B], 0..T-1; the last is SNR = 0, a value like any other.
           context: float [B, tokens, cross_attention_dim], the encoded text, or `project_context`
-            of it.
-        Returns: float32 [B, H, W, out_channels].
+            of it. Of n B rows: the first n meet the first row of x_t, and so on; what comes before
+            the first attention to the text is computed once for them.
+        Returns: float32 [B or n B, H, W, out_channels].
         """
         sizes, last = self.block_out_channels, len(self.block_out_channels) - 1
         embedding = timestep_embedding(timestep, sizes[0])
         embedding = TimeEmbedding(4 * sizes[0], self.dtype, name="time_embedding")(embedding)
 
-        h = nn.Conv(sizes[0], (3, 3), dtype=self.dtype, name="conv_in")(x_t)
+        h = Conv3x3(sizes[0], dtype=self.dtype, name="conv_in")(x_t)
         skips = [h]
         for i, kind in enumerate(self.down_block_types):
             parts = (*self._layers(i), kind in _ATTENDING, self.layers_per_block, i < last)
@@ -126,7 +134,7 @@ class UNet2DCondition(nn.Module):
         norm = GroupNorm(self.norm_num_groups, self.norm_eps, name="conv_norm_out")
         h = nn.silu(norm(h.astype(jnp.float32)))
         zeros = nn.initializers.zeros
-        return nn.Conv(self.out_channels, (3, 3), kernel_init=zeros, name="conv_out")(h)
+        return Conv3x3(self.out_channels, kernel_init=zeros, name="conv_out")(h)
 
     def _layers(self, resolution: int) -> tuple[Factory, Factory]:
         """What blocks at a resolution are made of: residual blocks and transformers."""
@@ -209,7 +217,7 @@ class UpBlock(nn.Module):
     ) -> jax.Array:
         """h and each skip [B, H, W, any C], embedding [B, E], context [B, M, D] -> the next h."""
         for j, skip in enumerate(skips):
-            h = jnp.concatenate([h, skip], axis=-1)
+            h = jnp.concatenate([h, repeat_rows(skip, h)], axis=-1)
             h = self.resnet(name=f"resnets_{j}")(h, embedding)
             if self.attends:
                 transformer = self.transformer(name=f"attentions_{j}")
@@ -238,7 +246,7 @@ class Transformer(nn.Module):
         block = TransformerBlock(self.heads, self.dtype, name="transformer_blocks_0")
         h = block(h, _of(context, block))
         h = rearrange(h, "b (h w) c -> b h w c", h=height, w=width)
-        return x + project(name="proj_out")(h)
+        return repeat_rows(x, h) + project(name="proj_out")(h)
 
 
 class TransformerBlock(nn.Module):
@@ -253,6 +261,7 @@ class TransformerBlock(nn.Module):
         norm = functools.partial(nn.LayerNorm, epsilon=1e-5, dtype=self.dtype)
         h = norm(name="norm1")(x)
         x = x + Attention(self.heads, self.dtype, name="attn1")(h, h)
+        x = repeat_rows(x, jax.tree.leaves(context)[0])
         h = norm(name="norm2")(x)
         to_text = Attention(self.heads, self.dtype, name="attn2")
         x = x + to_text(h, _of(context, to_text))

@@ -5,6 +5,7 @@ import jax.numpy as jnp
 from einops import rearrange
 from flax import linen as nn
 
+from zsnr_jax.models.convolution import Conv3x3
 from zsnr_jax.models.layers import (
     Downsample,
     Dtype,
@@ -56,7 +57,7 @@ class UNet(nn.Module):
         embedding = self._embed(timestep, label)
         p = self.patch_size
         h = rearrange(x_t, "b (h p) (w q) c -> b h w (p q c)", p=p, q=p).astype(self.dtype)
-        h = nn.Conv(self.channels[0], (3, 3), dtype=self.dtype, name="conv_in")(h)
+        h = Conv3x3(self.channels[0], dtype=self.dtype, name="conv_in")(h)
 
         skips = []
         for i, channels in enumerate(self.channels):
@@ -78,7 +79,7 @@ class UNet(nn.Module):
         h = nn.silu(GroupNorm(self.dtype, name="norm_out")(h))
         h = h.astype(jnp.promote_types(h.dtype, jnp.float32))
         zeros = nn.initializers.zeros
-        h = nn.Conv(p * p * x_t.shape[-1], (3, 3), kernel_init=zeros, name="conv_out")(h)
+        h = Conv3x3(p * p * x_t.shape[-1], kernel_init=zeros, name="conv_out")(h)
         content = rearrange(h, "b h w (p q c) -> b (h p) (w q) c", p=p, q=p)
         # v and eps are a multiple of x_t plus a multiple of x0, both known from the level alone.
         # Two learnt gates spare the layers from carrying every pixel's noise through unharmed.
