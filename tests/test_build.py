@@ -70,6 +70,25 @@ def test_guidance_is_what_the_settings_say(settings, arguments):
         np.testing.assert_allclose(estimate(denoise, level), wanted, rtol=1e-6, atol=1e-6)
 
 
+@pytest.mark.parametrize("kind", ["rescaled", "projected"])
+def test_a_pretrained_network_takes_both_conditions_to_one_row(kind):
+    """But for where guidance does not act, which is one call of one condition."""
+    config, process = built(guidance=kind, guidance_rescale=0.0, guidance_interval=(300, 800))
+    wanted = build.build_guidance(config, process)(network, *ROWS)
+    config.pretrained = "folder"
+    rows = []
+
+    def sharing(x_t, timestep, condition):
+        rows.append((len(x_t), len(condition)))
+        times = len(condition) // len(x_t)
+        return network(jnp.repeat(x_t, times, axis=0), jnp.repeat(timestep, times), condition)
+
+    found = build.build_guidance(config, process)(sharing, *ROWS)
+    for level in (900, 500):
+        np.testing.assert_array_equal(estimate(found, level), estimate(wanted, level))
+    assert set(rows) == {(2, 4), (2, 2)}
+
+
 def test_guidance_keeps_to_its_interval():
     config, process = built(guidance_interval=(300, 800))
     denoise = build.build_guidance(config, process)(network, *ROWS)

@@ -9,7 +9,7 @@ import oracles
 import pytest
 
 from zsnr_jax import samplers, schedules
-from zsnr_jax.guidance import guide, guide_network, guide_within
+from zsnr_jax.guidance import guide, guide_network, guide_within, sharing_input
 from zsnr_jax.predictions import StatefulDenoise
 from zsnr_jax.timesteps import make_timesteps
 
@@ -143,6 +143,19 @@ def test_a_guided_network_calls_once_with_each_examples_rows_side_by_side():
     np.testing.assert_array_equal(rows, np.repeat(x_t, 2, axis=0))
     assert timesteps.tolist() == [3, 3, 500, 500, 999, 999]
     assert labels.tolist() == [0, 7, 1, 7, 2, 7]
+
+
+def test_a_network_may_take_both_conditions_to_one_row_of_input():
+    def sharing(x_t, timestep, condition):
+        assert len(x_t) == len(timestep) == 3
+        return network(jnp.repeat(x_t, 2, axis=0), jnp.repeat(timestep, 2), condition)
+
+    x_t = outputs((3, 4, 4, 2))[0]
+    found, wanted = (
+        guide_network(of_pairs, CONDITION, NULL, 7.5, 0.7)(x_t, TIMESTEP)
+        for of_pairs in (sharing_input(sharing), network)
+    )
+    np.testing.assert_array_equal(found, wanted)
 
 
 # Guidance in an interval of levels.

@@ -4,8 +4,7 @@
 
 Each is timed forward, and with the gradient by all its inputs, in float32, in turn with the others
 (`turns`). torch takes part where it is installed, by its fused kernels, on channels-last arrays.
-Ours is with what `xla_options` and `host_memory` set, theirs without: a convolution is the same
-else.
+Ours is with what `xla_options` and `host_memory` set, theirs without.
 """
 # pyright: reportMissingImports=false
 
@@ -47,6 +46,7 @@ CONVOLUTION = [  # batch, height, width, channels, channels of the result; 3x3
     (32, 4, 4, 128, 128),
     (8, 32, 32, 64, 64),
     (8, 16, 16, 128, 128),
+    (8, 16, 16, 256, 128),
     (8, 8, 8, 256, 256),
 ]
 _CALLS = 10  # in a turn
@@ -120,7 +120,7 @@ def _make(name: str, case: Case) -> Run:
     import jax
 
     from zsnr_jax import host_memory, xla_options
-    from zsnr_jax.models import attention, feed_forward, norm
+    from zsnr_jax.models import attention, convolution, feed_forward, norm
 
     if name == "ours":
         host_memory.keep_freed_memory()
@@ -134,8 +134,8 @@ def _make(name: str, case: Case) -> Run:
         ),
         ("norm", "ours"): functools.partial(_with_silu, norm.GroupNorm, case.shape[-1]),
         ("norm", "theirs"): functools.partial(_with_silu, _flax_norm(), case.shape[-1]),
-        ("convolution", "ours"): _convolve,
-        ("convolution", "theirs"): _convolve,
+        ("convolution", "ours"): convolution.convolve,
+        ("convolution", "theirs"): convolution.by_xla,
     }
     function = functions[case.layer, name]
     if case.gradient:
@@ -164,13 +164,6 @@ def _with_silu(norm: Any, groups: int, x: Any, scale: Any, bias: Any) -> Any:
     from flax import linen as nn
 
     return nn.silu(norm(groups).apply({"params": {"scale": scale, "bias": bias}}, x))
-
-
-def _convolve(x: Any, kernel: Any) -> Any:
-    import jax
-
-    names = ("NHWC", "HWIO", "NHWC")
-    return jax.lax.conv_general_dilated(x, kernel, (1, 1), "SAME", dimension_numbers=names)
 
 
 def _in_torch(case: Case, arrays: Sequence[np.ndarray]) -> Run:

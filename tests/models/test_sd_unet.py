@@ -84,6 +84,38 @@ def test_keys_and_values_of_a_text_stand_for_it(dtype, atol) -> None:
     np.testing.assert_array_equal(apply(params, x_t, timestep, projected), found)
 
 
+def test_several_texts_may_meet_one_input() -> None:
+    model = UNet2DCondition.from_config(SMALL)
+    x_t, timestep, text = _inputs(SMALL)
+    texts = jnp.concatenate([text, text[::-1], 2 * text])  # three for each of two rows
+    apply = jax.jit(model.apply)
+    wanted = apply(_params(), x_t.repeat(3, axis=0), timestep.repeat(3), texts)
+    found = apply(_params(), x_t, timestep, texts)
+    np.testing.assert_allclose(found, wanted, rtol=0, atol=1e-6)
+    found = apply(_params(), x_t, timestep, project_context(_params()["params"], texts))
+    np.testing.assert_allclose(found, wanted, rtol=0, atol=1e-6)
+
+
+def test_what_comes_before_the_text_is_computed_once_for_all_texts() -> None:
+    model = UNet2DCondition.from_config(SMALL)
+    x_t, timestep, text = _inputs(SMALL)
+    program = jax.make_jaxpr(model.apply)(_params(), x_t, timestep, text.repeat(2, axis=0))
+    rows = [
+        eqn.outvars[0].aval.shape[0]
+        for eqn in program.eqns
+        if eqn.primitive.name == "conv_general_dilated"
+    ]
+    # Rows of the 3x3 convolutions; those before the first attention to the text are three.
+    assert rows[:3] == [2, 2, 2] and set(rows[3:]) == {4}
+
+
+def test_texts_that_cannot_be_shared_evenly_are_refused() -> None:
+    model = UNet2DCondition.from_config(SMALL)
+    x_t, timestep, text = _inputs(SMALL)
+    with pytest.raises(ValueError, match="2 rows cannot be shared evenly by 3"):
+        jax.eval_shape(model.apply, _params(), x_t, timestep, text[:1].repeat(3, axis=0))
+
+
 def test_bfloat16_computes_close_to_float32_and_returns_float32() -> None:
     full, half = _apply(), _apply(dtype=jnp.bfloat16)
     assert half.dtype == np.float32

@@ -1,9 +1,9 @@
 """3x3 convolutions, by what is fastest on the hardware a program is compiled for.
 
 On GPUs and TPUs that is XLA's own. On CPUs, where there are many channels, 2x2 results at a time
-are made by Winograd's minimal filtering, F(2x2, 3x3): the 4x4 pixels that they depend on and the 3x3
-weights are transformed by sums, and then 16 products for a pair of channels do what 36 did. The
-gradients are made likewise. All of it is as exact as the sum of 36, to the last digit of float32.
+are made by Winograd's minimal filtering, F(2x2, 3x3): the 4x4 pixels that they depend on, and the
+3x3 weights, are transformed by sums, and then 16 products for a pair of channels do what 36 did.
+The gradients are made likewise. Its rounding errors are those of the sum of 36, or little more.
 
 Source: arXiv 1509.09308, section 4.1. `python -m experiments.benchmarks.layers` measures both ways,
 and torch's.
@@ -50,7 +50,8 @@ class Conv3x3(nn.Module):
         kernel = self.param("kernel", self.kernel_init, (3, 3, x.shape[-1], self.features))
         bias = self.param("bias", nn.initializers.zeros, (self.features,))
         x, kernel, bias = promote_dtype(x, kernel, bias, dtype=self.dtype)
-        return (convolve_doubled if self.doubles else convolve)(x, kernel) + bias
+        apply = convolve_doubled if self.doubles else convolve
+        return apply(x, kernel) + bias[None, None, None]
 
 
 def convolve(x: jax.Array, kernel: jax.Array) -> jax.Array:
@@ -184,7 +185,7 @@ def _transform(around: Sequence[Sequence[jax.Array]], matrix: np.ndarray) -> jax
     """
     rows = []
     for factors in matrix:
-        line = [_combine(factors, column) for column in zip(*around, strict=True)]
+        line = [_combine(factors, column)[None] for column in zip(*around, strict=True)]
         rows.append(_combine(matrix.T[..., None, None, None, None], line))
     return rearrange(jnp.stack(rows), "i j b h w c -> i j (b h w) c")
 
