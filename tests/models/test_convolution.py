@@ -2,13 +2,14 @@
 
 import functools
 
+import einops
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import linen as nn
 
-from zsnr_jax.models import convolution
+from zsnr_jax.models import convolution, winograd
 from zsnr_jax.models.convolution import Conv3x3
 
 MANY = (8, 16, 24, 128, 160)  # B, H, W, C, K: enough for Winograd's
@@ -40,15 +41,14 @@ def _windows(x: np.ndarray) -> list[list[np.ndarray]]:
 
 
 def _convolved(x: np.ndarray, kernel: np.ndarray) -> np.ndarray:
-    windows = _windows(x)
-    return sum(windows[i][j] @ np.float64(kernel[i, j]) for i in range(3) for j in range(3))
+    pairs = zip(sum(_windows(x), []), np.float64(kernel).reshape(9, *kernel.shape[2:]))
+    return np.sum([window @ weights for window, weights in pairs], axis=0)
 
 
 def _slopes(x: np.ndarray, kernel: np.ndarray, g: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Of sum(g * convolved), by x and by the kernel."""
-    of_g, of_x = _windows(g), _windows(x)
-    by_x = sum(of_g[2 - i][2 - j] @ np.float64(kernel[i, j]).T for i in range(3) for j in range(3))
-    by_kernel = [[np.einsum("bhwc,bhwk->ck", x, g) for x in row] for row in of_x]
+    by_x = _convolved(g, kernel[::-1, ::-1].swapaxes(2, 3))
+    by_kernel = [[np.einsum("bhwc,bhwk->ck", x, g) for x in row] for row in _windows(x)]
     return by_x, np.array(by_kernel)
 
 
@@ -59,7 +59,7 @@ def _rms(x: np.ndarray) -> float:
 @pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES)
 def test_winograds_is_the_convolution_and_so_are_its_gradients(shape) -> None:
     x, kernel, g = _arrays(shape)
-    found, pull = jax.vjp(convolution.winograd, x, kernel)
+    found, pull = jax.vjp(winograd.convolve, x, kernel)
     for got, wanted in zip((found, *pull(g)), (_convolved(x, kernel), *_slopes(x, kernel, g))):
         np.testing.assert_allclose(got, wanted, rtol=0, atol=2e-6 * np.abs(wanted).max())
 
@@ -69,7 +69,7 @@ def test_it_is_about_as_exact_as_the_sum_of_products() -> None:
     wanted = _convolved(x, kernel)
     errors = [
         _rms(jax.jit(apply)(x, kernel) - wanted)
-        for apply in (convolution.winograd, convolution.by_xla)
+        for apply in (winograd.convolve, convolution.by_xla)
     ]
     assert errors[0] < 2.5 * errors[1] < 2.5e-6 * _rms(wanted)
 
@@ -79,8 +79,8 @@ def test_of_doubled_pixels_it_is_the_convolution_of_those(shape) -> None:
     x, kernel, g = _arrays(shape, doubled=True)
     doubled = x.repeat(2, axis=1).repeat(2, axis=2)
     by_doubled, by_kernel = _slopes(doubled, kernel, g)
-    by_x = sum(by_doubled[:, i::2, j::2] for i in range(2) for j in range(2))
-    found, pull = jax.vjp(convolution.winograd_doubled, x, kernel)
+    by_x = einops.reduce(by_doubled, "b (h p) (w q) c -> b h w c", "sum", p=2, q=2)
+    found, pull = jax.vjp(winograd.convolve_doubled, x, kernel)
     for got, wanted in zip((found, *pull(g)), (_convolved(doubled, kernel), by_x, by_kernel)):
         np.testing.assert_allclose(got, wanted, rtol=0, atol=2e-6 * np.abs(wanted).max())
 
