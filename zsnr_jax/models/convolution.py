@@ -1,11 +1,13 @@
 """3x3 convolutions, by what is fastest on the hardware a program is compiled for.
 
 On GPUs and TPUs that is XLA's own. On CPUs it is Winograd's filtering (`zsnr_jax.models.winograd`)
-where there are many channels, and XLA's where there are few.
+where there are many channels, and no gradient is taken: in a training step Winograd's gradients
+were no faster than XLA's, and took half as much memory again.
 `python -m experiments.benchmarks.layers` measures both ways, and torch's.
 """
 
-from collections.abc import Sequence
+import functools
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -46,15 +48,14 @@ def convolve(x: jax.Array, kernel: jax.Array) -> jax.Array:
     """x [B, H, W, C], kernel [3, 3, C, K], of one dtype -> [B, H, W, K]."""
     if not _winograd_pays(x.shape, kernel.shape, x.dtype):
         return by_xla(x, kernel)
-    return jax.lax.platform_dependent(x, kernel, cpu=winograd.convolve, default=by_xla)
+    return _by_winograd(x, kernel)
 
 
 def convolve_doubled(x: jax.Array, kernel: jax.Array) -> jax.Array:
     """The same of x with each pixel repeated in a square of four -> [B, 2H, 2W, K]."""
-    whole = lambda x, kernel: by_xla(winograd.doubled(x), kernel)  # noqa: E731
     if not _winograd_pays(jax.eval_shape(winograd.doubled, x).shape, kernel.shape, x.dtype):
-        return whole(x, kernel)
-    return jax.lax.platform_dependent(x, kernel, cpu=winograd.convolve_doubled, default=whole)
+        return _doubled_by_xla(x, kernel)
+    return _doubled_by_winograd(x, kernel)
 
 
 # Not jitted: on CPUs, XLA has no quick kernels for gradients of convolutions inside a function.
@@ -62,6 +63,25 @@ def by_xla(x: jax.Array, kernel: jax.Array) -> jax.Array:
     """The convolution as XLA has it."""
     names = ("NHWC", "HWIO", "NHWC")
     return jax.lax.conv_general_dilated(x, kernel, (1, 1), "SAME", dimension_numbers=names)
+
+
+def _doubled_by_xla(x: jax.Array, kernel: jax.Array) -> jax.Array:
+    return by_xla(winograd.doubled(x), kernel)
+
+
+def _on_cpu(quick: Callable[..., jax.Array], other: Callable[..., jax.Array]) -> Any:
+    """`quick` on CPUs, but `other` where a gradient is taken, and elsewhere."""
+
+    @jax.custom_vjp
+    def apply(x: jax.Array, kernel: jax.Array) -> jax.Array:
+        return jax.lax.platform_dependent(x, kernel, cpu=quick, default=other)
+
+    apply.defvjp(functools.partial(jax.vjp, other), lambda pull, g: pull(g))
+    return apply
+
+
+_by_winograd = _on_cpu(winograd.convolve, by_xla)
+_doubled_by_winograd = _on_cpu(winograd.convolve_doubled, _doubled_by_xla)
 
 
 def _winograd_pays(x: Sequence[int], kernel: Sequence[int], dtype: Any) -> bool:

@@ -2,8 +2,8 @@
 
 2x2 results are made at a time. The 4x4 pixels that they depend on, and the 3x3 weights, are
 transformed by sums, and then 16 products for a pair of channels do what 36 did; 9 where each pixel
-stands in a square of four. The gradients are made likewise. Rounding errors are those of the sum of
-36, or little more: the tests hold them against float64.
+stands in a square of four. Rounding errors are those of the sum of 36, or little more: the tests
+hold them against float64.
 
     results = R ((P pixels P^T) * (W weights W^T)) R^T, with * number by number.
 
@@ -18,12 +18,11 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from einops import rearrange, reduce, repeat
+from einops import rearrange, repeat
 
 _PIXELS = np.array([[1, 0, -1, 0], [0, 1, 1, 0], [0, -1, 1, 0], [0, 1, 0, -1]], np.float32)
 _WEIGHTS = np.array([[2, 0, 0], [1, 1, 1], [1, -1, 1], [0, 0, 2]], np.float32) / 2
 _RESULTS = np.array([[1, 1, 1, 0], [0, 1, -1, -1]], np.float32)
-_TURNED = [3, 1, 2, 0]  # the order of W's rows that turns weights round
 # Of four pixels in line the middle two are one where pixels are doubled, and so P's third row,
 # their difference, is 0.
 _DOUBLED = [0, 1, 3]
@@ -34,36 +33,14 @@ def doubled(x: jax.Array) -> jax.Array:
     return repeat(x, "b h w c -> b (h p) (w q) c", p=2, q=2)
 
 
-# A network has many alike: traced once a shape, and so is the gradient.
-@jax.custom_vjp
+# A network has many alike: traced once a shape.
 @jax.jit
 def convolve(x: jax.Array, kernel: jax.Array) -> jax.Array:
     """x [B, H, W, C], padded by zeros; kernel [3, 3, C, K] -> [B, H, W, K]; H and W are even."""
-    products = jnp.einsum("ijnc,ijck->ijnk", _of_pixels(x, _PIXELS), _apply(_WEIGHTS, kernel))
+    products = jnp.einsum("ijnc,ijck->ijnk", _of_pixels(x), _apply(_WEIGHTS, kernel))
     return _results(products, _RESULTS, *x.shape[1:3])
 
 
-def _forward(x: jax.Array, kernel: jax.Array) -> tuple[jax.Array, Any]:
-    return convolve(x, kernel), (x, kernel)
-
-
-@jax.jit
-def _backward(saved: Any, g: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """By x: g convolved with the weights turned round. By the weights: all transposed."""
-    x, kernel = saved
-    of_g, of_weights = _of_pixels(g, _PIXELS[_TURNED]), _apply(_WEIGHTS, kernel)
-    products = jnp.einsum("ijnk,ijck->ijnc", of_g, of_weights)
-    by_x = _results(products, _RESULTS[:, _TURNED], *x.shape[1:3])
-
-    by_products = _apply(_RESULTS.T, rearrange(g, "b (h p) (w q) k -> p q (b h w) k", p=2, q=2))
-    of_kernel = jnp.einsum("ijnc,ijnk->ijck", _of_pixels(x, _PIXELS), by_products)
-    return by_x, _apply(_WEIGHTS.T, of_kernel)
-
-
-convolve.defvjp(_forward, _backward)
-
-
-@jax.custom_vjp
 @jax.jit
 def convolve_doubled(x: jax.Array, kernel: jax.Array) -> jax.Array:
     """The convolution of `doubled` x: x [B, H, W, C], kernel [3, 3, C, K] -> [B, 2H, 2W, K]."""
@@ -73,27 +50,14 @@ def convolve_doubled(x: jax.Array, kernel: jax.Array) -> jax.Array:
     return _results(products, _RESULTS[:, _DOUBLED], 2 * height, 2 * width)
 
 
-def _forward_doubled(x: jax.Array, kernel: jax.Array) -> tuple[jax.Array, Any]:
-    return convolve_doubled(x, kernel), (x, kernel)
-
-
-def _backward_doubled(saved: Any, g: jax.Array) -> tuple[jax.Array, jax.Array]:
-    x, kernel = saved
-    by_doubled, by_kernel = _backward((doubled(x), kernel), g)
-    return reduce(by_doubled, "b (h p) (w q) c -> b h w c", "sum", p=2, q=2), by_kernel
-
-
-convolve_doubled.defvjp(_forward_doubled, _backward_doubled)
-
-
-def _of_pixels(x: jax.Array, matrix: np.ndarray) -> jax.Array:
+def _of_pixels(x: jax.Array) -> jax.Array:
     """Transform the 4x4 pixels around each 2x2 results: [B, H, W, C] -> [4, 4, B H/2 W/2, C]."""
     _, height, width, _ = x.shape
     padded = _padded(x)
     around = [
         [padded[:, i : i + height : 2, j : j + width : 2] for j in range(4)] for i in range(4)
     ]
-    return _transform(around, matrix)
+    return _transform(around, _PIXELS)
 
 
 def _of_doubled(x: jax.Array) -> jax.Array:
