@@ -30,11 +30,12 @@ from experiments.benchmarks.layers import CONVOLUTION
 from experiments.benchmarks.spread import middle_half, told
 from experiments.benchmarks.turns import Make, Run, Timed, about, in_turn
 from zsnr_jax import build, files, host_memory, xla_options
+from zsnr_jax.models import convolution
 from zsnr_jax.train.step import repeat_step
 
 RESULT = Path(__file__).with_suffix(".json")
 PRODUCT = (2048, 2048, 2048)  # rows, terms of a sum, columns
-CONVOLUTIONS = CONVOLUTION[-3:]  # those of the network
+CONVOLUTIONS = CONVOLUTION[-4:]  # those of the network
 SIZES = unet.SIZES._replace(steps=1)
 _IN_A_TURN = 4e10  # operations of a kernel, about: after a rest the first call is slower
 
@@ -154,10 +155,7 @@ def _operands(shape: Shape) -> list[jax.ShapeDtypeStruct]:
 
 
 def _compute(x: jax.Array, kernel: jax.Array) -> jax.Array:
-    if kernel.ndim == 2:
-        return x @ kernel
-    names = ("NHWC", "HWIO", "NHWC")
-    return jax.lax.conv_general_dilated(x, kernel, (1, 1), "SAME", dimension_numbers=names)
+    return x @ kernel if kernel.ndim == 2 else convolution.by_xla(x, kernel)
 
 
 def _in_xla(operands: Sequence[np.ndarray]) -> Run:

@@ -19,13 +19,7 @@ from zsnr_jax.models.convolution import Conv3x3
 from zsnr_jax.models.feed_forward import FeedForward
 from zsnr_jax.models.layers import Dtype, timestep_embedding
 from zsnr_jax.models.norm import GroupNorm
-from zsnr_jax.models.sd_layers import (
-    Downsample,
-    Factory,
-    ResnetBlock,
-    Upsample,
-    repeat_rows,
-)
+from zsnr_jax.models.sd_layers import Downsample, Factory, ResnetBlock, Upsample, repeat_rows
 
 # An encoded text, float [B, tokens, D]; or of each attention to it the keys and values, as
 # `project_context` gives them.
