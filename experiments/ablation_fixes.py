@@ -24,7 +24,7 @@ of it). Shares add up to all that is gained.
 A quarter of an hour on 2 CPU cores, and four more for each network that is not yet trained. The
 sweep alone, for its table and pages of all runs:
 
-  python -m zsnr_jax.sweep --config=configs/brightness.py --sweep=experiments/ablation_fixes.py --workdir=/tmp/zsnr_jax/trained
+  python -m zsnr_jax.sweep --config=configs/brightness.py:adamw --sweep=experiments/ablation_fixes.py --workdir=/tmp/zsnr_jax/trained
 """  # noqa: E501
 
 import itertools
@@ -77,7 +77,9 @@ def called(training: str, spacing: str, rescale: float) -> str:
 def measure(smoke: bool, workdir: Path) -> dict[str, Any]:
     """Run the sweep, and read what its runs found."""
     num_runs = 2 if smoke else len(cells())
-    runs = sweep.plan("configs/brightness.py" + ":smoke" * smoke, get_sweep()[:num_runs], workdir)
+    runs = sweep.plan(
+        "configs/brightness.py:adamw" + ",smoke" * smoke, get_sweep()[:num_runs], workdir
+    )
     sweep.require_all(runs, sweep.run_all(runs))
     print(sweep.summarize(runs, workdir))
     found = {called(*cell): read(run.workdir) for cell, run in zip(cells(), runs)}

@@ -1,6 +1,7 @@
 """Trained networks that experiments sample, each the main job with some settings of its own.
 
-A network is trained once, by the command a user would type, into WORKDIR/NAME_SEED; experiments
+Most are trained by AdamW in a thousand steps (`configs/brightness.py:adamw`), as the paper's kind of
+networks are; those of the main job as a user gets them, by Muon. A network is trained once, by the command a user would type, into WORKDIR/NAME_SEED; experiments
 that are given the same WORKDIR share it. Training broken off goes on.
 """
 
@@ -33,13 +34,17 @@ class Recipe(NamedTuple):
 
 
 RECIPES = {
-    "fixed": Recipe(),
-    "flawed": Recipe("flawed"),
-    "fixed_longer": Recipe("", {"train.num_steps": 3000, "train.sample_every": 0} | FEW_SAMPLES),
-    "flawed_16": Recipe("flawed,16", FEW_SAMPLES),
-    "flawed_64": Recipe("flawed,64", FEW_SAMPLES),
-    "offset_noise": Recipe("flawed", {"loss.offset_noise": 0.1} | FEW_SAMPLES),
-    "zero_weight_at_T": Recipe("", {"loss.weight": "min_snr_zero_at_terminal"} | FEW_SAMPLES),
+    "main_job": Recipe(),
+    "main_job_flawed": Recipe("flawed"),
+    "fixed": Recipe("adamw"),
+    "flawed": Recipe("adamw,flawed"),
+    "fixed_longer": Recipe(
+        "adamw", {"train.num_steps": 3000, "train.sample_every": 0} | FEW_SAMPLES
+    ),
+    "flawed_16": Recipe("adamw,flawed,16", FEW_SAMPLES),
+    "flawed_64": Recipe("adamw,flawed,64", FEW_SAMPLES),
+    "offset_noise": Recipe("adamw,flawed", {"loss.offset_noise": 0.1} | FEW_SAMPLES),
+    "zero_weight_at_T": Recipe("adamw", {"loss.weight": "min_snr_zero_at_terminal"} | FEW_SAMPLES),
 }
 
 

@@ -154,7 +154,9 @@ def test_flawed_undoes_the_four_fixes_and_nothing_else() -> None:
 
 
 def test_an_unknown_variant_is_refused() -> None:
-    with pytest.raises(UsageError, match="'flaw' is unknown: this config has flawed, smoke, 16"):
+    with pytest.raises(
+        UsageError, match="'flaw' is unknown: this config has adamw, flawed, smoke, 16"
+    ):
         recipe("brightness", "flaw")
 
 
@@ -208,6 +210,8 @@ WRONG = {
     "model.attention": ((True,), "one entry for each"),
     "model.channels": ((12, 96), "8 must divide"),
     "model.patch_size": (3, "must divide the size"),
+    "model.label_scale": (-1.0, "must not be below 0"),
+    "optimizer.name": ("adam", "'adam' is unknown: choose adamw or muon"),
     "optimizer.decay": ("linear", "cosine or constant"),
     "optimizer.warmup_steps": (10**6, "optimizer.warmup_steps"),
     "train.num_steps": (0, "at least 1"),

@@ -59,10 +59,15 @@ def default_config() -> Config:
     config.model.head_dim = 32  # channels of an attention head; divides the resolution's channels
     config.model.patch_size = 1  # pixels per side of the blocks the network works on
     config.model.dropout = 0.0
+    # Length of a fresh label's embedding; the level's is about sqrt(channels) / 3. At 1 it takes a
+    # network long to heed labels, which tell something at the noisiest levels alone.
+    config.model.label_scale = 1.0
     config.model.remat = False  # recompute blocks in the backward pass: less memory, more time
     config.model.dtype = "float32"  # float32 | bfloat16: of the computation, never of parameters
 
     config.optimizer = ConfigDict()
+    # adamw | muon: convolutions' kernels by their momentum made orthogonal, the rest by AdamW
+    config.optimizer.name = "adamw"
     config.optimizer.learning_rate = 1e-4  # peak
     config.optimizer.warmup_steps = 100  # linear from 0
     config.optimizer.decay = "cosine"  # cosine, to a twentieth of the peak | constant
@@ -278,7 +283,7 @@ _AT_LEAST_1 = (
 _AT_LEAST_0 = (
     "train.sample_every", "train.keep_every", "train.max_skipped", "dataset.image_size",
     "optimizer.clip_norm", "optimizer.weight_decay", "optimizer.learning_rate", "loss.offset_noise",
-    "sampler.projected.norm_threshold",
+    "sampler.projected.norm_threshold", "model.label_scale",
 )  # fmt: skip
 _SHARES = (
     "loss.label_dropout", "sampler.guidance_rescale", "sampler.projected.eta", "ema.decay",

@@ -98,6 +98,14 @@ def test_dropout_depends_on_the_key_and_is_off_without_one() -> None:
     np.testing.assert_array_equal(_apply(model, *_inputs()), _apply(_model(), *_inputs()))
 
 
+def test_a_fresh_label_is_as_long_as_its_scale() -> None:
+    for scale in (1.0, 20.0):
+        model = UNet(1000, **SMALL, label_scale=scale)
+        params = jax.jit(model.init)(jax.random.key(0), *_inputs())["params"]
+        squares = np.square(params["label"]["embedding"]).sum(axis=1)
+        np.testing.assert_allclose(np.mean(squares), scale**2, rtol=0.05)
+
+
 def test_level_and_label_change_the_output() -> None:
     x_t, timestep, label = _inputs()
     output = _apply(_model(), x_t, timestep, label)

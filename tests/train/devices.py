@@ -21,6 +21,7 @@ from zsnr_jax.generate import Generator, Sampling
 from zsnr_jax.models.unet import UNet
 from zsnr_jax.predictions import make_denoise
 from zsnr_jax.process import DiffusionProcess
+from zsnr_jax.train.muon import make_muon
 from zsnr_jax.train.optimizer import make_optimizer
 from zsnr_jax.train.state import init_state
 from zsnr_jax.train.step import Objective, make_probe, make_train_step, repeat_step
@@ -47,7 +48,8 @@ def run(
         lambda p: p + np.sin(np.arange(p.size)).astype(dtype).reshape(p.shape) / 9, params
     )
     noisy = jax.device_get(noisy)
-    optimizer = make_optimizer(lambda step: 1e-3, 0.9, 0.99, 0.01, 1.0)
+    make = make_optimizer if dtype == np.float64 else make_muon  # each in one precision
+    optimizer = make(lambda step: 1e-3, 0.9, 0.99, 0.01, 1.0)
     objective = Objective(model.apply, process, model.null_label)
     step = make_train_step(
         objective, optimizer, 0.9, 0, placement.axis_name, accumulate, placement.gather_inside,

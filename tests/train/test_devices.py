@@ -44,7 +44,7 @@ def both(request, one):
 def test_every_way_trains_as_one_device_does(both) -> None:
     precision, _, one, other = both
     np.testing.assert_array_equal(one["level_count"], other["level_count"])
-    # In float32 only these: Adam amplifies rounding wherever a true gradient is zero.
+    # In float32, where Muon is the rule, only these: it amplifies rounding in small directions.
     tolerance = {"float32": 1e-5, "float64": 1e-10}[precision]
     np.testing.assert_allclose(one["loss"], other["loss"], rtol=tolerance)
     np.testing.assert_allclose(one["at_T"], other["at_T"], rtol=10 * tolerance)
@@ -62,8 +62,10 @@ def test_every_way_draws_the_same_images(both) -> None:
 
 
 def test_by_fsdp_most_of_the_state_lies_in_slices(both) -> None:
-    _, way, one, other = both
+    precision, way, one, other = both
     assert one["values_sliced"] == 0
-    # Parameters and averages come twice in "params"; Adam has as much again.
-    share = other["values_sliced"] / (2 * one["params"].size)
+    # Parameters and averages make up "params"; Adam has as much again, and Muon half of it.
+    share = other["values_sliced"] / (
+        {"float32": 1.5, "float64": 2}[precision] * one["params"].size
+    )
     assert share > 0.8 if "fsdp" in way else share == 0

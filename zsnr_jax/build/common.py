@@ -22,11 +22,13 @@ from zsnr_jax.losses import LossWeight
 from zsnr_jax.predictions import StatefulDenoise, make_denoise
 from zsnr_jax.process import DiffusionProcess
 from zsnr_jax.train.loop import LoopOptions
+from zsnr_jax.train.muon import make_muon
 from zsnr_jax.train.optimizer import Optimizer, learning_rate_schedule, make_optimizer
 from zsnr_jax.train.state import Params, TrainState, init_state
 from zsnr_jax.train.step import Objective, make_probe, make_train_step
 
 _NO_SIZES = ("parent", "name", "remat")  # of Flax itself, and what changes memory and time alone
+_RULES = {"adamw": make_optimizer, "muon": make_muon}
 DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
 
 
@@ -134,13 +136,16 @@ def common_parts(config: Config) -> dict[str, Any]:
     learning_rate = learning_rate_schedule(
         optimizer.learning_rate, config.train.num_steps, optimizer.warmup_steps, optimizer.decay
     )
+    if optimizer.name not in _RULES:
+        known = " or ".join(_RULES)
+        raise UsageError(f"optimizer.name {optimizer.name!r} is unknown: choose {known}.")
     loop = config.train.to_dict()
     del loop["accumulate"]  # of the step
     return {
         "settings": config_lib.to_json(config),
         "seed": config.seed,
         "process": process,
-        "optimizer": make_optimizer(
+        "optimizer": _RULES[optimizer.name](
             learning_rate,
             optimizer.b1,
             optimizer.b2,

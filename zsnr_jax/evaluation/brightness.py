@@ -114,6 +114,7 @@ def evaluate(
     data_labels: np.ndarray,
     label_names: Sequence[str],
     seed: int = 0,
+    num_resamples: int = 1000,
 ) -> Iterator[tuple[str, Estimate]]:
     """Compare the brightness of samples with the data's.
 
@@ -121,13 +122,13 @@ def evaluate(
       images, labels: the samples, [n, H, W, C] and int [n]; n >= 1.
       data_images, data_labels: the data, likewise; sizes may differ. Held fixed by the bootstrap.
       label_names: name of label 0, 1, ...; one name for a set without labels.
-      seed: of the bootstrap.
+      seed, num_resamples: of the bootstrap.
     Yields: (name, {"value", "low", "high"}) for brightness/std_ratio, brightness/wasserstein1,
       brightness/mean_recovery (the slope over labels) and brightness/mean_recovery/<label name>.
     Raises: UsageError where a sample is not finite, or a label has no name.
     """
     samples, data = mean_brightness(images), mean_brightness(data_images)
-    yield from compare(samples, labels, data, data_labels, label_names, seed)
+    yield from compare(samples, labels, data, data_labels, label_names, seed, num_resamples)
 
 
 def compare(
@@ -137,6 +138,7 @@ def compare(
     data_labels: np.ndarray,
     label_names: Sequence[str],
     seed: int = 0,
+    num_resamples: int = 1000,
 ) -> Iterator[tuple[str, Estimate]]:
     """The same as `evaluate`, of the mean brightness of samples [n] and data [m]."""
     require_finite(samples)
@@ -149,11 +151,12 @@ def compare(
         "mean_recovery": lambda groups: recovery_slope(groups, data_by_label),
     }
     for name, statistic in overall.items():
-        yield f"brightness/{name}", bootstrap(statistic, by_label, rng)
+        yield f"brightness/{name}", bootstrap(statistic, by_label, rng, num_resamples)
     for name, group, truth in zip(label_names, by_label, data_by_label, strict=True):
+        of_label = lambda groups, truth=truth: mean_recovery(groups[0], truth)  # noqa: E731
         yield (
             f"brightness/mean_recovery/{name}",
-            bootstrap(lambda groups, truth=truth: mean_recovery(groups[0], truth), [group], rng),
+            bootstrap(of_label, [group], rng, num_resamples),
         )
 
 

@@ -30,6 +30,7 @@ class UNet(nn.Module):
     head_dim: int = 32
     patch_size: int = 1  # pixels per side of the blocks the network works on
     dropout: float = 0.0
+    label_scale: float = 1.0  # of a fresh label's embedding, whose length is this
     remat: bool = False  # recompute blocks in the backward pass instead of storing them
     dtype: Dtype = jnp.float32
 
@@ -93,7 +94,11 @@ class UNet(nn.Module):
         time = timestep_embedding(timestep, self.channels[0]).astype(self.dtype)
         time = nn.Dense(width, dtype=self.dtype, name="time_in")(time)
         time = nn.Dense(width, dtype=self.dtype, name="time_out")(nn.silu(time))
-        kind = nn.Embed(self.num_classes + 1, width, dtype=self.dtype, name="label")(label)
+        of_length = nn.initializers.normal(self.label_scale / width**0.5)
+        labels = nn.Embed(
+            self.num_classes + 1, width, self.dtype, embedding_init=of_length, name="label"
+        )
+        kind = labels(label)
         return nn.silu(time + kind)
 
     def _block(

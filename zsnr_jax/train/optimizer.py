@@ -100,22 +100,12 @@ def make_optimizer(
         params: optax.Params,
     ) -> tuple[optax.Params, optax.OptState]:
         adam = optax.tree_utils.tree_get(state, "ScaleByAdamState")
-        nth = (adam.count + 1).astype(jnp.float32)
-        factors = _Factors(
-            applied=applied,
-            clip=jnp.minimum(1, clip_norm / norm) if clip_norm else jnp.ones(()),
-            m_old=jnp.where(applied, b1, 1),
-            m_new=jnp.where(applied, 1 - b1, 0),
-            v_old=jnp.where(applied, b2, 1),
-            v_new=jnp.where(applied, 1 - b2, 0),
-            m_bias=1 - b1**nth,
-            v_bias=1 - b2**nth,
-            rate=jnp.where(applied, learning_rate(adam.count), 0),
-        )
+        clip = jnp.minimum(1, clip_norm / norm) if clip_norm else jnp.ones(())
+        factors = factors_of(applied, clip, adam.count, learning_rate(adam.count), b1, b2)
         leaves, tree = jax.tree.flatten(params)
         others = map(tree.flatten_up_to, (grads, adam.mu, adam.nu))
         decays = [weight_decay if p.ndim > 1 else 0.0 for p in leaves]
-        updated = map(functools.partial(_update_array, factors), decays, leaves, *others)
+        updated = map(functools.partial(update_array, factors), decays, leaves, *others)
         params, mu, nu = map(tree.unflatten, zip(*updated, strict=True))
         state = jax.tree_util.tree_map_with_path(functools.partial(_count, applied), state)
         return params, optax.tree_utils.tree_set(state, mu=mu, nu=nu)
@@ -128,7 +118,7 @@ def _count(applied: jax.Array, path: tuple[Any, ...], x: jax.Array) -> jax.Array
     return x + applied if path[-1] == jax.tree_util.GetAttrKey("count") else x
 
 
-class _Factors(NamedTuple):
+class Factors(NamedTuple):
     """The numbers of an update, scalars; such that they change nothing where it is not applied."""
 
     applied: jax.Array
@@ -142,10 +132,33 @@ class _Factors(NamedTuple):
     rate: jax.Array
 
 
+def factors_of(
+    applied: jax.Array,
+    clip: jax.Array,
+    count: jax.Array,
+    rate: jax.Array | float,
+    b1: float,
+    b2: float,
+) -> Factors:
+    """Those of the update after `count` others, at a learning rate, of a gradient times `clip`."""
+    nth = (count + 1).astype(jnp.float32)
+    return Factors(
+        applied=applied,
+        clip=clip,
+        m_old=jnp.where(applied, b1, 1),
+        m_new=jnp.where(applied, 1 - b1, 0),
+        v_old=jnp.where(applied, b2, 1),
+        v_new=jnp.where(applied, 1 - b2, 0),
+        m_bias=1 - b1**nth,
+        v_bias=1 - b2**nth,
+        rate=jnp.where(applied, rate, 0),
+    )
+
+
 # Traced once a shape: a network has many arrays alike.
 @jax.jit
-def _update_array(
-    factors: _Factors, decay: jax.Array, p: jax.Array, g: jax.Array, m: jax.Array, v: jax.Array
+def update_array(
+    factors: Factors, decay: jax.Array, p: jax.Array, g: jax.Array, m: jax.Array, v: jax.Array
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
     """The next parameter and moments, each of the old one and of what is new already."""
     g = jnp.where(factors.applied, g * factors.clip, 0)
