@@ -1,8 +1,9 @@
 """Trained networks that experiments sample, each the main job with some settings of its own.
 
-Most are trained by AdamW in a thousand steps (`configs/brightness.py:adamw`), as the paper's kind of
-networks are; those of the main job as a user gets them, by Muon. A network is trained once, by the command a user would type, into WORKDIR/NAME_SEED; experiments
-that are given the same WORKDIR share it. Training broken off goes on.
+Most are trained by AdamW in a thousand steps (`configs/brightness.py:adamw`), the paper's kind of
+optimizer; the main job's own, as a user gets them. A network is trained once, by the command a user
+would type, into WORKDIR/NAME_SEED; experiments that are given the same WORKDIR share it. Training
+broken off goes on.
 """
 
 import functools

@@ -15,12 +15,12 @@
 #
 # A run writes a row of numbers to `WORKDIR/metrics.jsonl` as it trains. TensorBoard draws most of
 # them, `report.html` a few, and at the end `results.json` holds statistics of its samples. Which of
-# these should be small, and how small can they be? This notebook reads two runs of the main job, as
-# they were recorded: with the four fixes, and with the flawed recipe.
+# these should be small, and how small can they be? This notebook reads two runs of the main job by
+# AdamW, as they were recorded: with the four fixes, and with the flawed recipe.
 #
 # ```
-# python -m zsnr_jax.main --config=configs/brightness.py --workdir=/tmp/zsnr_jax/fixed
-# python -m zsnr_jax.main --config=configs/brightness.py:flawed --workdir=/tmp/zsnr_jax/flawed
+# python -m zsnr_jax.main --config=configs/brightness.py:adamw --workdir=/tmp/zsnr_jax/fixed
+# python -m zsnr_jax.main --config=configs/brightness.py:adamw,flawed --workdir=/tmp/zsnr_jax/flawed
 # ```
 #
 # The data are few enough for the best possible denoiser to be known in closed form. So each number

@@ -13,8 +13,11 @@ import json, pathlib, sys, time
 workdir = pathlib.Path(sys.argv[2].removeprefix("--workdir="))
 workdir.mkdir()
 time.sleep({seconds})
-rows = [json.dumps({{"steps_per_second": rate}}) for rate in (1, 40, 50, 20)]
-(workdir / "metrics.jsonl").write_text("\\n".join(rows))
+rows = [
+    {{"step": 40 * i + 40, "steps_per_second": rate, "loss": 1 / (i + 1)}}
+    for i, rate in enumerate((1, 40, 50, 20))
+]
+(workdir / "metrics.jsonl").write_text("\\n".join(map(json.dumps, rows)))
 values = {{name: {{"value": {ratio}}} for name in {names}}}
 (workdir / "results.json").write_text(json.dumps({{"metrics": values}}))
 """
@@ -46,6 +49,7 @@ def test_each_checkout_is_run_by_itself(tmp_path: Path, monkeypatch) -> None:
     assert found["times_faster"] == pytest.approx(other["seconds"] / ours["seconds"])
     assert (ours["brightness/std_ratio"], other["brightness/std_ratio"]) == (0.9, 0.4)
     assert ours["seconds_of_a_step"] == 1 / 40  # the first row's steps compile
+    assert (ours["steps"], ours["loss"]) == (160, (1 / 2 + 1 / 3 + 1 / 4) / 3)
 
 
 def test_a_run_that_fails_ends_it_with_its_last_line(tmp_path: Path, monkeypatch) -> None:

@@ -3,8 +3,9 @@
   python -m experiments.benchmarks.main_job --other=FOLDER [--rounds=2] [--variant=smoke]
 
 Each round runs `configs/brightness.py` by both, one after the other, as a user's first run: in a
-new workdir, with no compiled programs kept from before. Beside seconds stand the numbers that the
-runs measured of their samples, so that a gain in time which costs quality shows.
+new workdir, with no compiled programs kept from before. Beside seconds stand the loss of the last
+hundred steps and what the runs measured of their samples, so that a gain in time which costs
+quality shows.
 """
 
 import argparse
@@ -28,6 +29,7 @@ from zsnr_jax import files
 ROOT = Path(__file__).parents[2]
 RESULT = Path(__file__).with_suffix(".json")
 METRICS = ("brightness/std_ratio", "brightness/mean_recovery", "brightness/wasserstein1")
+_LAST = 100  # steps at whose end the loss is told
 
 
 def main() -> None:
@@ -84,6 +86,10 @@ def _run(checkout: Path, variant: str) -> dict[str, Any]:
     return {
         "seconds": seconds,
         "seconds_of_a_step": 1 / statistics.median(row["steps_per_second"] for row in rows[1:]),
+        "steps": rows[-1]["step"],
+        "loss": statistics.mean(
+            row["loss"] for row in rows if row["step"] > rows[-1]["step"] - _LAST
+        ),
         **{name: metrics[name]["value"] for name in METRICS},
     }
 

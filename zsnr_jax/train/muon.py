@@ -1,13 +1,13 @@
 """Muon: convolutions' kernels move by their momentum made orthogonal, all else by AdamW.
 
-A few directions hold most of a gradient. A step that is as long in each of them learns more: the
-main job reaches in half the steps what it does by AdamW alone. Not so where a matrix meets an image
-once, and not each of its positions, as the embedding's do: there it gained nothing, and took longer.
+A few directions hold most of a gradient. A step that is as long in all of them learns more: the
+main job needs half the steps that AdamW alone does. Matrices of the embedding, which meet an image
+once and not at each of its positions, gained nothing by it, and took twice as long as all of these.
 
 Orthogonal is meant loosely, as is usual: the polynomial x -> a x + b x^3 + c x^5, five times over,
-takes the singular values of a matrix, which are at most 1, to about 1, and the smallest of them at
-least far up. All five are polynomials of one small matrix, X^T X, and are made of that alone: on
-CPUs in less than half the time of X times each.
+takes the singular values of a matrix, at most 1 before, to about 1, or the smallest far up. All
+five are polynomials of one small matrix, X^T X, and are made of that alone: on CPUs in less than
+half the time of multiplying X by each.
 
 Sources: K. Jordan et al. 2024, "Muon: an optimizer for hidden layers in neural networks"; the
 step's length, by which AdamW's learning rates serve: arXiv 2502.16982, section 2.2.
@@ -45,8 +45,8 @@ def make_muon(
     p <- p - r (0.2 sqrt(max(rows, columns)) orthogonal(u) + weight_decay p)
 
     after n updates, at the rate r of the update; u is the mean as one more such gradient would
-    leave it (Nesterov's momentum). A kernel [.., C, K] is a matrix of K columns. All else is by AdamW
-    (`zsnr_jax.train.optimizer`).
+    leave it (Nesterov's momentum). A kernel [.., C, K] is a matrix of K columns. All else is by
+    AdamW (`zsnr_jax.train.optimizer`).
     """
 
     def init(params: optax.Params) -> MuonState:
@@ -60,7 +60,7 @@ def make_muon(
         grads: optax.Updates,
         norm: jax.Array,
         applied: jax.Array,
-        state: MuonState,
+        state: Any,
         params: optax.Params,
     ) -> tuple[optax.Params, MuonState]:
         clip = jnp.minimum(1, clip_norm / norm) if clip_norm else jnp.ones(())

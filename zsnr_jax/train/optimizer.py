@@ -136,7 +136,7 @@ def factors_of(
     applied: jax.Array,
     clip: jax.Array,
     count: jax.Array,
-    rate: jax.Array | float,
+    rate: jax.typing.ArrayLike,
     b1: float,
     b2: float,
 ) -> Factors:
