@@ -36,8 +36,8 @@ def size(tree) -> int:
 
 
 def small_images(**settings):
-    """configs/brightness.py:smoke, with a network that compiles soon."""
-    config = recipe("brightness", "smoke")
+    """configs/brightness.py:adamw,smoke, with a network that compiles soon."""
+    config = recipe("brightness", "adamw,smoke")
     config.update_from_flattened_dict(
         {"model.channels": (16,), "model.attention": (False,), "train.steps_per_dispatch": 5}
         | settings
