@@ -251,6 +251,14 @@ def test_another_run_is_told_from_the_same_one() -> None:
         config_lib.require_same_run(saved, config_lib.to_json(same), "DIR")
 
 
+def test_a_checkpoint_says_nothing_of_what_a_fresh_network_alone_depends_on() -> None:
+    config = recipe("brightness", "smoke")
+    record = build.build(config).record
+    assert record["model"]["patch_size"] == 2
+    config.model.label_scale = 3.0
+    assert build.build(config).record == record  # as those that older versions wrote
+
+
 def test_a_run_older_than_a_setting_had_its_default() -> None:
     saved = config_lib.to_json(recipe("brightness"))
     del saved["loss"]["offset_noise"]

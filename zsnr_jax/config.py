@@ -59,8 +59,8 @@ def default_config() -> Config:
     config.model.head_dim = 32  # channels of an attention head; divides the resolution's channels
     config.model.patch_size = 1  # pixels per side of the blocks the network works on
     config.model.dropout = 0.0
-    # Length of a fresh label's embedding; the level's is about sqrt(channels) / 3. At 1 it takes a
-    # network long to heed labels, which tell something at the noisiest levels alone.
+    # Length of a fresh label's embedding; the level's is 6 to 13, of 64 to 256 channels. At 1 it
+    # takes a network long to heed labels, which tell something at the noisiest levels alone.
     config.model.label_scale = 1.0
     config.model.remat = False  # recompute blocks in the backward pass: less memory, more time
     config.model.dtype = "float32"  # float32 | bfloat16: of the computation, never of parameters
@@ -71,7 +71,7 @@ def default_config() -> Config:
     config.optimizer.learning_rate = 1e-4  # peak
     config.optimizer.warmup_steps = 100  # linear from 0
     config.optimizer.decay = "cosine"  # cosine, to a twentieth of the peak | constant
-    config.optimizer.b1 = 0.9  # Adam
+    config.optimizer.b1 = 0.9  # Adam; Muon's momentum, too
     config.optimizer.b2 = 0.999
     config.optimizer.weight_decay = 0.0  # decoupled (AdamW), on kernels only
     config.optimizer.clip_norm = 1.0  # of the whole gradient; 0: none

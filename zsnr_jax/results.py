@@ -91,9 +91,10 @@ def evaluate(
     for name, shown in {"data": images, **ideals}.items():
         plotting.save_image_grid(workdir / "samples" / f"{name}.png", to_uint8(shown))
     names = run.source.info.label_names
-    of_samples = brightness.evaluate(samples, labels, images, image_labels, names, run.seed)
+    of_data = (images, image_labels, names)
+    of_samples = dict(brightness.evaluate(samples, labels, *of_data, run.seed))
     of_ideals = {  # whose intervals nothing tells
-        name: brightness.evaluate(found, labels, images, image_labels, names, num_resamples=1)
+        name: _values(dict(brightness.evaluate(found, labels, *of_data, num_resamples=1)))
         for name, found in ideals.items()
     }
     of_guided = dict(exposure.evaluate(drawn.guided_images, images, run.seed))
@@ -105,8 +106,8 @@ def evaluate(
             "train": train_seconds or train_seconds_before(workdir),
             "sample": sample_seconds,
         },
-        "metrics": dict(of_samples) | of_guided,
-        "ideal": {name.removeprefix("ideal_"): _values(dict(m)) for name, m in of_ideals.items()},
+        "metrics": of_samples | of_guided,
+        "ideal": {name.removeprefix("ideal_"): values for name, values in of_ideals.items()},
         "histogram": histogram(
             {
                 name: brightness.mean_brightness(found)

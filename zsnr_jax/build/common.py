@@ -27,7 +27,8 @@ from zsnr_jax.train.optimizer import Optimizer, learning_rate_schedule, make_opt
 from zsnr_jax.train.state import Params, TrainState, init_state
 from zsnr_jax.train.step import Objective, make_probe, make_train_step
 
-_NO_SIZES = ("parent", "name", "remat")  # of Flax itself, and what changes memory and time alone
+# Of Flax itself; what changes memory and time alone; and what a fresh network alone depends on.
+_NO_SIZES = ("parent", "name", "remat", "label_scale")
 _RULES = {"adamw": make_optimizer, "muon": make_muon}
 DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
 
@@ -136,22 +137,13 @@ def common_parts(config: Config) -> dict[str, Any]:
     learning_rate = learning_rate_schedule(
         optimizer.learning_rate, config.train.num_steps, optimizer.warmup_steps, optimizer.decay
     )
-    if optimizer.name not in _RULES:
-        known = " or ".join(_RULES)
-        raise UsageError(f"optimizer.name {optimizer.name!r} is unknown: choose {known}.")
     loop = config.train.to_dict()
     del loop["accumulate"]  # of the step
     return {
         "settings": config_lib.to_json(config),
         "seed": config.seed,
         "process": process,
-        "optimizer": _RULES[optimizer.name](
-            learning_rate,
-            optimizer.b1,
-            optimizer.b2,
-            optimizer.weight_decay,
-            optimizer.clip_norm,
-        ),
+        "optimizer": build_optimizer(config, learning_rate),
         "learning_rate": learning_rate,
         "ema_decay": config.ema.decay,
         "loop": LoopOptions(**loop),
@@ -161,8 +153,19 @@ def common_parts(config: Config) -> dict[str, Any]:
     }
 
 
+def build_optimizer(config: Config, learning_rate: Any) -> Optimizer:
+    """The optimizer of a name. Raises: UsageError for an unknown one."""
+    chosen = config.optimizer
+    if chosen.name not in _RULES:
+        known = " or ".join(_RULES)
+        raise UsageError(f"optimizer.name {chosen.name!r} is unknown: choose {known}.")
+    return _RULES[chosen.name](
+        learning_rate, chosen.b1, chosen.b2, chosen.weight_decay, chosen.clip_norm
+    )
+
+
 def sizes_of(fields: Mapping[str, Any]) -> dict[str, Any]:
-    """Of a network's fields, those that its training depends on, as JSON can hold them."""
+    """Of a network's fields, those that trained parameters fit alone, as JSON can hold them."""
     sizes = {name: value for name, value in fields.items() if name not in _NO_SIZES}
     return json.loads(json.dumps(sizes))
 

@@ -19,7 +19,14 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from zsnr_jax.train.optimizer import Factors, Optimizer, factors_of, update_array
+from zsnr_jax.train.optimizer import (
+    Factors,
+    Optimizer,
+    decay_of,
+    factors_of,
+    next_mean,
+    update_array,
+)
 
 _COEFFICIENTS = (3.4445, -4.7750, 2.0315)  # a, b, c
 _TIMES = 5
@@ -63,13 +70,13 @@ def make_muon(
         state: Any,
         params: optax.Params,
     ) -> tuple[optax.Params, MuonState]:
-        clip = jnp.minimum(1, clip_norm / norm) if clip_norm else jnp.ones(())
-        factors = factors_of(applied, clip, state.count, learning_rate(state.count), b1, b2)
-        nth = (state.count + 1).astype(jnp.float32)
-        ahead = b1 / (1 - b1 ** (nth + 1)), (1 - b1) / (1 - b1**nth)
+        rate = learning_rate(state.count)
+        factors = factors_of(applied, norm, state.count, rate, b1, b2, clip_norm)
+        after_next = (state.count + 2).astype(jnp.float32)
+        ahead = b1 / (1 - b1**after_next), (1 - b1) / factors.m_bias
 
         def update_one(p: jax.Array, g: jax.Array, m: jax.Array, v: Any) -> Any:
-            decay = weight_decay if p.ndim > 1 else 0.0
+            decay = decay_of(p, weight_decay)
             if _is_convolutions(p):
                 return *_update_kernel(factors, ahead, decay, p, g, m), v
             return update_array(factors, decay, p, g, m, v)
@@ -97,8 +104,7 @@ def _update_kernel(
     m: jax.Array,
 ) -> tuple[jax.Array, jax.Array]:
     """The next kernel and its mean of gradients."""
-    g = jnp.where(factors.applied, g * factors.clip, 0)
-    m = factors.m_old * m + factors.m_new * g
+    g, m = next_mean(factors, g, m)
     matrix = (ahead[0] * m + ahead[1] * g).reshape(-1, m.shape[-1])
     length = _LENGTH * max(matrix.shape) ** 0.5
     step = length * orthogonal(matrix).reshape(p.shape)

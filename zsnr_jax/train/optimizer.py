@@ -100,11 +100,11 @@ def make_optimizer(
         params: optax.Params,
     ) -> tuple[optax.Params, optax.OptState]:
         adam = optax.tree_utils.tree_get(state, "ScaleByAdamState")
-        clip = jnp.minimum(1, clip_norm / norm) if clip_norm else jnp.ones(())
-        factors = factors_of(applied, clip, adam.count, learning_rate(adam.count), b1, b2)
+        rate = learning_rate(adam.count)
+        factors = factors_of(applied, norm, adam.count, rate, b1, b2, clip_norm)
         leaves, tree = jax.tree.flatten(params)
         others = map(tree.flatten_up_to, (grads, adam.mu, adam.nu))
-        decays = [weight_decay if p.ndim > 1 else 0.0 for p in leaves]
+        decays = [decay_of(p, weight_decay) for p in leaves]
         updated = map(functools.partial(update_array, factors), decays, leaves, *others)
         params, mu, nu = map(tree.unflatten, zip(*updated, strict=True))
         state = jax.tree_util.tree_map_with_path(functools.partial(_count, applied), state)
@@ -134,17 +134,18 @@ class Factors(NamedTuple):
 
 def factors_of(
     applied: jax.Array,
-    clip: jax.Array,
+    norm: jax.Array,
     count: jax.Array,
     rate: jax.typing.ArrayLike,
     b1: float,
     b2: float,
+    clip_norm: float,
 ) -> Factors:
-    """Those of the update after `count` others, at a learning rate, of a gradient times `clip`."""
+    """Those of the update after `count` others, at a learning rate, by a gradient of this norm."""
     nth = (count + 1).astype(jnp.float32)
     return Factors(
         applied=applied,
-        clip=clip,
+        clip=jnp.minimum(1, clip_norm / norm) if clip_norm else jnp.ones(()),
         m_old=jnp.where(applied, b1, 1),
         m_new=jnp.where(applied, 1 - b1, 0),
         v_old=jnp.where(applied, b2, 1),
@@ -155,14 +156,24 @@ def factors_of(
     )
 
 
+def decay_of(p: jax.Array, weight_decay: float) -> float:
+    """The weight decay of an array."""
+    return weight_decay if p.ndim > 1 else 0.0
+
+
+def next_mean(factors: Factors, g: jax.Array, m: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """A gradient as it counts, clipped or not at all, and the mean of gradients after it."""
+    g = jnp.where(factors.applied, g * factors.clip, 0)
+    return g, factors.m_old * m + factors.m_new * g
+
+
 # Traced once a shape: a network has many arrays alike.
 @jax.jit
 def update_array(
     factors: Factors, decay: jax.Array, p: jax.Array, g: jax.Array, m: jax.Array, v: jax.Array
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
     """The next parameter and moments, each of the old one and of what is new already."""
-    g = jnp.where(factors.applied, g * factors.clip, 0)
-    m = factors.m_old * m + factors.m_new * g
+    g, m = next_mean(factors, g, m)
     v = factors.v_old * v + factors.v_new * g * g
     step = (m / factors.m_bias) / (jnp.sqrt(v / factors.v_bias) + _EPSILON)
     return p - factors.rate * (step + decay * p), m, v
