@@ -145,3 +145,12 @@ def test_projected_guidance_with_a_rescale_is_refused():
     config, process = built(guidance="projected")
     with pytest.raises(UsageError, match="guidance_rescale is 0.7: set it to 0"):
         build.build_guidance(config, process)
+
+
+def test_fresh_weights_are_those_of_flax():
+    run = build.build(recipe("brightness", "smoke"))
+    image, zeros = jnp.zeros((1, *run.image_shape)), jnp.zeros(1, jnp.int32)
+    key = randomness.purpose_key(run.seed, randomness.Purpose.INIT)
+    as_usual = jax.jit(run.model.init)(key, image, zeros, zeros)
+    close = lambda ours, theirs: np.testing.assert_allclose(ours, theirs, rtol=1e-6)  # noqa: E731
+    jax.tree.map(close, run.init_params(), as_usual)

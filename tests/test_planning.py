@@ -83,7 +83,7 @@ def test_the_full_size_is_planned_without_weights_or_data() -> None:
 def test_shapes_of_a_run_on_images_are_those_that_it_trains_with() -> None:
     run = small_images()
     state = run.state_shapes()
-    params = jax.eval_shape(run.init_params)
+    params = run.init_params()
     shapes = [(x.shape, x.dtype) for x in jax.tree.leaves(params)]
     for of_state in (state.params, state.ema_params):
         assert [(x.shape, x.dtype) for x in jax.tree.leaves(of_state)] == shapes
@@ -97,7 +97,7 @@ def test_shapes_of_a_run_on_images_are_those_that_it_trains_with() -> None:
 def test_a_run_on_images_is_planned_for_the_devices_there_are() -> None:
     run = small_images()
     plan = planning.plan_run(run)
-    parameters = count(jax.eval_shape(run.init_params))
+    parameters = count(run.param_shapes())
     assert (plan.parameters, plan.num_devices) == (parameters, jax.device_count())
     training, sampling = plan.programs
     # Five batches of 16 rows in a call, and 20 steps in all; 16 x 16 pixels, label, index.

@@ -74,12 +74,21 @@ class Run:
         raise NotImplementedError
 
     def state_shapes(self) -> TrainState:
-        """Shapes of the state; no weight is read."""
-        return jax.eval_shape(self.init_state)
+        """Shapes of the state; no weight is made or read."""
+        make = lambda params, frozen: init_state(params, self.optimizer, frozen)  # noqa: E731
+        return jax.eval_shape(make, self.param_shapes(), self.frozen_shapes())
+
+    def param_shapes(self) -> Params:
+        """Shapes of the parameters."""
+        raise NotImplementedError
 
     def init_params(self) -> Params:
         """The parameters before the first step."""
         raise NotImplementedError
+
+    def frozen_shapes(self) -> Params:
+        """Shapes of `frozen`."""
+        return ()
 
     def frozen(self) -> Params:
         """Weights that training reads and does not change."""

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from zsnr_jax import data, parallel, randomness, signal_leak
+from zsnr_jax import data, parallel, randomness, signal_leak, xla_options
 from zsnr_jax.build import common
 from zsnr_jax.config import Config
 from zsnr_jax.errors import UsageError
@@ -81,12 +81,20 @@ class ImageRun(common.Run):
         ]
         return jax.tree.map(lambda *of_labels: np.stack(of_labels), *leaks)
 
+    def param_shapes(self) -> Params:
+        """Shapes of the parameters."""
+        return jax.eval_shape(self.model.init, *self._init_arguments)
+
     def init_params(self) -> Params:
         """Fresh parameters; a function of the seed."""
-        image = jnp.zeros((1, *self.image_shape))
-        zeros = jnp.zeros(1, jnp.int32)
+        make = jax.jit(self.model.init, compiler_options=xla_options.of_a_program_run_once())
+        return make(*self._init_arguments)
+
+    @property
+    def _init_arguments(self) -> tuple[jax.Array, ...]:
         key = randomness.purpose_key(self.seed, randomness.Purpose.INIT)
-        return jax.jit(self.model.init)(key, image, zeros, zeros)
+        zeros = jnp.zeros(1, jnp.int32)
+        return key, jnp.zeros((1, *self.image_shape)), zeros, zeros
 
     def preview(self, params: Params) -> np.ndarray:
         """Samples of every label, evenly."""

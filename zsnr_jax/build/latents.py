@@ -34,7 +34,7 @@ from zsnr_jax.models.text_encoder import TextEncoder
 from zsnr_jax.process import DiffusionProcess
 from zsnr_jax.prompts import Prompt, read_prompts
 from zsnr_jax.scheduler_config import SamplerSettings
-from zsnr_jax.train.state import Params, TrainState, init_state
+from zsnr_jax.train.state import Params
 from zsnr_jax.train.step import Objective
 
 
@@ -117,18 +117,17 @@ class LatentRun(common.Run):
         rows = [i * len(self.source) // count for i in range(count)]
         return np.stack([self.source[row]["ids"] for row in rows])
 
-    def state_shapes(self) -> TrainState:
-        """Shapes of the state, from the sizes of the networks."""
-        unet, text_encoder = (
-            float32_shapes(name, model)
-            for name, model in (("unet", self.model), ("text_encoder", self.text_encoder))
-        )
-        make = lambda params, frozen: init_state(params, self.optimizer, frozen)  # noqa: E731
-        return jax.eval_shape(make, unet, {"text_encoder": text_encoder})
+    def param_shapes(self) -> Params:
+        """The UNet's, from its sizes."""
+        return float32_shapes("unet", self.model)
 
     def init_params(self) -> Params:
         """The folder's UNet, in float32."""
         return self._weights("unet")
+
+    def frozen_shapes(self) -> Params:
+        """The text encoder's, from its sizes."""
+        return {"text_encoder": float32_shapes("text_encoder", self.text_encoder)}
 
     def frozen(self) -> Params:
         """The text encoder."""

@@ -45,13 +45,14 @@ def std_ratio(samples: np.ndarray, data: np.ndarray) -> float | None:
 def wasserstein1(samples: np.ndarray, data: np.ndarray) -> float:
     """Exact W1 between two empirical distributions of any sizes [n] and [m]; 0 is right.
 
-    W1 = integral over p in [0, 1] of |quantile_samples(p) - quantile_data(p)|
+    W1 = integral over x of |F_samples(x) - F_data(x)|, F(x) the share of values up to x
 
     On the scale of brightness: samples that are all 0.1 too dark are 0.1 away. No bins.
     """
-    from scipy.stats import wasserstein_distance  # late: it takes long to import
-
-    return float(wasserstein_distance(samples, data))
+    # Written out: to import scipy.stats takes longer than all resamples of the bootstrap do here.
+    x = np.sort(np.concatenate([samples, data]))
+    share_of = lambda values: np.searchsorted(np.sort(values), x[:-1], "right") / len(values)  # noqa: E731
+    return float(np.abs(share_of(samples) - share_of(data)) @ np.diff(x))
 
 
 def mean_recovery(samples: np.ndarray, data: np.ndarray) -> float | None:
