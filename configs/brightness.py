@@ -36,7 +36,7 @@ def get_config(variants: str = "") -> config_lib.Config:
     config.optimizer.b2 = 0.99
     config.ema.decay = 0.99
     config.train.num_steps = 700
-    config.train.log_every = 10
+    config.train.log_every = 20
     config.train.save_every = 350
     config.evaluation.batch_size = 64
     return config_lib.with_variants(
@@ -59,7 +59,6 @@ def adamw(config: config_lib.Config) -> None:
     config.optimizer.name = "adamw"
     config.optimizer.learning_rate = 3e-3
     config.train.num_steps = 1000
-    config.train.log_every = 20
     config.train.sample_every = 500
     config.train.save_every = 500
 

@@ -31,6 +31,16 @@ def test_rows_are_float32_of_the_shape_asked_for(shape):
     assert rows.shape == (2, *shape) and rows.dtype == np.float32
 
 
+@pytest.mark.parametrize("shape", [(), (1,), (5, 4, 3)])
+def test_rows_are_those_of_jax_to_the_bit(shape):
+    key = purpose_key(0, Purpose.SAMPLE)
+    for i in range(3):
+        of_row = jax.random.fold_in(jax.random.fold_in(key, 7), i)
+        np.testing.assert_array_equal(
+            draw(index=(i,), shape=shape)[0], jax.random.normal(of_row, shape, jnp.float32)
+        )
+
+
 def test_every_purpose_step_seed_and_row_has_its_own_numbers():
     draws = [draw(purpose=purpose) for purpose in Purpose]
     draws += [draw(step=8), draw(seed=1), draw(index=(5, 6, 7, 8, 9))]

@@ -74,7 +74,7 @@ def by_brightness(images: np.ndarray, count: int) -> np.ndarray:
 def save_image(path: str | os.PathLike[str], image: np.ndarray) -> None:
     """Write a uint8 image [H, W, 3] as PNG, making its folder if need be."""
     os.makedirs(os.path.dirname(os.path.abspath(path)), exist_ok=True)
-    Image.fromarray(image).save(path, format="PNG", optimize=True)
+    Image.fromarray(image).save(path, format="PNG")
 
 
 def save_image_grid(

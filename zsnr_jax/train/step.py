@@ -95,7 +95,7 @@ def loss_at_level(
     """The loss of each row at its level, float32 [B]. At SNR = 0 the network sees only noise."""
     process, schedule = objective.process, objective.process.noise_schedule
     alpha, sigma = (jnp.asarray(coefficients)[level] for coefficients in schedule)
-    eps = jax.vmap(lambda key: jax.random.normal(key, x0.shape[1:], x0.dtype))(noise_keys)
+    eps = randomness.normal(noise_keys, x0.shape[1:], x0.dtype)
     eps = offset_noise.add_offset(eps, noise_keys, objective.offset_noise)
     x_t = add_noise(x0, eps, alpha, sigma)
     output = objective.network(params, x_t, level - 1, condition, dropout_keys)
