@@ -1,7 +1,7 @@
 """Muon: convolutions' kernels move by their momentum made orthogonal, all else by AdamW.
 
 A few directions hold most of a gradient. A step that is as long in all of them learns more: the
-main job needs half the steps that AdamW alone does. Matrices of the embedding, which meet an image
+main job needed half the steps that AdamW alone did. Matrices of the embedding, which meet an image
 once and not at each of its positions, gained nothing by it, and took twice as long as all of these.
 
 Orthogonal is meant loosely, as is usual: the polynomial x -> a x + b x^3 + c x^5, five times over,
