@@ -53,7 +53,7 @@ def get_config(variants: str = "") -> config_lib.Config:
 
 
 def adamw(config: config_lib.Config) -> None:
-    """A wider network, a thousand steps at three fifths of the rate, and labels that start short."""
+    """A wider network, a thousand steps at three fifths of the rate, labels that start short."""
     config.model.channels = (96, 128)
     config.model.label_scale = 1.0
     config.optimizer.name = "adamw"

@@ -149,6 +149,7 @@ def test_projected_guidance_with_a_rescale_is_refused():
 
 def test_fresh_weights_are_those_of_flax():
     run = build.build(recipe("brightness", "smoke"))
+    assert isinstance(run, build.ImageRun)
     image, zeros = jnp.zeros((1, *run.image_shape)), jnp.zeros(1, jnp.int32)
     key = randomness.purpose_key(run.seed, randomness.Purpose.INIT)
     as_usual = jax.jit(run.model.init)(key, image, zeros, zeros)
