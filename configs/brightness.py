@@ -10,7 +10,7 @@ Expect brightness to vary 0.972 [0.949, 0.990] times as much as in the data, ove
 of an AMD EPYC.
 
 Variants (after a colon, commas between):
-  adamw    by AdamW alone, in a thousand steps, as most experiments have it
+  adamw    a wider network by AdamW alone, in a thousand steps, as most experiments have it
   flawed   the recipe the paper mends: original schedule, eps, leading, no rescale
   smoke    under a minute: a tiny network, to see that everything runs
   16, 64   other image sizes
