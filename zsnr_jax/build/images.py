@@ -83,18 +83,20 @@ class ImageRun(common.Run):
 
     def param_shapes(self) -> Params:
         """Shapes of the parameters."""
-        return jax.eval_shape(self.model.init, *self._init_arguments)
+        return jax.eval_shape(self._make_params, self._init_key)
 
     def init_params(self) -> Params:
         """Fresh parameters; a function of the seed."""
-        make = jax.jit(self.model.init, compiler_options=xla_options.of_a_program_run_once())
-        return make(*self._init_arguments)
+        make = jax.jit(self._make_params, compiler_options=xla_options.of_a_program_run_once())
+        return make(self._init_key)
 
     @property
-    def _init_arguments(self) -> tuple[jax.Array, ...]:
-        key = randomness.purpose_key(self.seed, randomness.Purpose.INIT)
+    def _init_key(self) -> jax.Array:
+        return randomness.purpose_key(self.seed, randomness.Purpose.INIT)
+
+    def _make_params(self, key: jax.Array) -> Params:
         zeros = jnp.zeros(1, jnp.int32)
-        return key, jnp.zeros((1, *self.image_shape)), zeros, zeros
+        return self.model.init(key, jnp.zeros((1, *self.image_shape)), zeros, zeros)
 
     def preview(self, params: Params) -> np.ndarray:
         """Samples of every label, evenly."""
