@@ -62,7 +62,7 @@ def heun_in_sigma() -> samplers.Sampler:
         y = c.alpha_next * estimate[0] + c.sigma_next * estimate[1]
         return y + c.rule * (denoise(y, c.level_next)[0] - estimate[0]), memory
 
-    return samplers.Sampler("heun_in_sigma", rule, step)
+    return samplers.Sampler("heun_in_sigma", rule, step, looks=True)
 
 
 SOLVERS = {

@@ -56,7 +56,13 @@ def _arguments(case, believed, levels, final_level=0):
     sampler = samplers.make_sampler(solver.sampler, **options)
     coefficients = samplers.coefficients(sampler, believed, levels, final_level)
     truth = SCHEDULES[case.zero_terminal_snr]
-    return (sampler.step, sampler.init), truth, believed, coefficients, DATA[case.data]
+    return (
+        (sampler.step, sampler.init, sampler.looks),
+        truth,
+        believed,
+        coefficients,
+        DATA[case.data],
+    )
 
 
 @partial(jax.jit, static_argnums=0)
@@ -83,8 +89,8 @@ def _first(functions, truth, believed, coefficients, data):
     return estimates[1]  # for which the second call gave back its state
 
 
-def _sampler(step, init) -> samplers.Sampler:
-    return samplers.Sampler("of the coefficients", _no_rule, step, init)
+def _sampler(step, init, looks) -> samplers.Sampler:
+    return samplers.Sampler("of the coefficients", _no_rule, step, init, looks=looks)
 
 
 def _no_rule(path):

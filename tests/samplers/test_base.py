@@ -281,7 +281,8 @@ def test_a_trajectory_is_the_sample_and_the_estimate_at_every_level(levels):
     np.testing.assert_allclose(x, draw(start(), c, KEY), rtol=1e-5, atol=1e-6)
     assert estimates.shape == (len(levels), *start().shape)
     np.testing.assert_allclose(estimates[0], DENOISE(start(), jnp.int32(1000))[0], rtol=1e-6)
-    np.testing.assert_array_equal(estimates[-1], x)  # the path ends at clean data
+    # The path ends at clean data.
+    np.testing.assert_allclose(estimates[-1], x, rtol=1e-5, atol=1e-6)
 
 
 def test_a_watched_sampler_tells_the_host_of_every_level_and_changes_nothing():
@@ -346,3 +347,24 @@ def test_a_bfloat16_denoise_is_integrated_in_float32():
     for make in samplers.SAMPLERS.values():
         x = samplers.sample(make(), low, start(), MENDED, LEVELS, KEY)
         assert x.dtype == jnp.float32
+
+
+@pytest.mark.parametrize(("name", "traces"), [("ddim", 1), ("dpmpp_2m", 1), ("heun", 3)])
+def test_a_network_is_in_a_program_once_unless_the_solver_looks_ahead(name, traces):
+    seen = []
+
+    def denoise(x, level):
+        seen.append(level)
+        return DENOISE(x, level)
+
+    sampler = samplers.make_sampler(name)
+    c = samplers.coefficients(sampler, MENDED, LEVELS)
+    jax.make_jaxpr(lambda x: samplers.integrate(sampler, denoise, x, c))(start())
+    assert len(seen) == traces
+
+
+def test_a_solver_that_looks_ahead_must_say_so():
+    silent = samplers.make_sampler("heun")._replace(looks=False)
+    c = samplers.coefficients(silent, MENDED, LEVELS)
+    with pytest.raises(UsageError, match="looks=True"):
+        samplers.integrate(silent, DENOISE, start(), c)

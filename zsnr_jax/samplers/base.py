@@ -6,8 +6,9 @@ not divide T. What a solver needs of the schedule is computed beforehand, on the
 
 Every solver here is the first-order step alpha_s x0_hat + kept eps_hat, with at most one correction
 by the difference of two x0_hat. The last step is first order for all, alpha_s x0_hat + sigma_s
-eps_hat, and stands after the scan. So the network is never called at level 0, where eps_hat would
-be 0/0, and no `where` has to hide a NaN, in value or in gradient.
+eps_hat. A solver that looks at the level a step ends at has it after the scan; the others within,
+so that the network is compiled once and not twice. So it is never called at level 0, where eps_hat
+would be 0/0, and no `where` has to hide a NaN, in value or in gradient.
 
 At SNR = 0, where the first step starts, each solver's coefficients are finite by construction.
 Source: DDIM, arXiv 2010.02502, Eq. 12, in the notation of arXiv 2305.08891, Eqs. 21-22.
@@ -69,6 +70,7 @@ class Sampler(NamedTuple):
     # x_T -> what the first step finds in memory
     init: Callable[[jax.Array], Any] = lambda x_T: ()
     stochastic: bool = False  # whether it needs a key, for more than one step
+    looks: bool = False  # whether `step` calls denoise, at the level that it ends at
 
 
 def coefficients(
@@ -162,23 +164,35 @@ def _run(
     index = jnp.arange(x_T.shape[0]) if index is None else index
     start, estimate = _checked(denoise)
 
-    def body(carry: Any, c: Coefficients) -> tuple[Any, Any]:
-        x, memory, seen = carry
+    def body(carry: Any, step: tuple[Coefficients, jax.Array]) -> tuple[Any, Any]:
+        (x, memory, seen), (c, is_last) = carry, step
         now, seen_next = estimate(x, c.level, seen)
         # A second look within a step knows what the first knew, and leaves no trace.
         look = lambda x, level: estimate(x, level, seen)[0]  # noqa: E731
-        x, memory = sampler.step(now, memory, c, look)
+        x, memory = sampler.step(now, memory, c, look if sampler.looks else _no_look)
         if key is not None:
             x += c.noise * randomness.row_normal(key, c.level, index, x.shape[1:])
+        x = jnp.where(is_last, _first_order(now, c), x)
         return (x, memory, seen_next), now[0] if keep else None
 
-    all_but_last = jax.tree.map(lambda c: c[:-1], coefficients)
-    last = jax.tree.map(lambda c: c[-1], coefficients)
-    carry = (x_T, sampler.init(x_T), start(x_T))
-    (x, _, seen), estimates = jax.lax.scan(body, carry, all_but_last)
-    (x0_hat, eps_hat), _ = estimate(x, last.level, seen)
-    x_0 = last.alpha_next * x0_hat + last.sigma_next * eps_hat
-    return x_0, jnp.concatenate([estimates, x0_hat[None]]) if keep else None
+    steps = (coefficients, np.arange(num_steps) == num_steps - 1)
+    scanned = jax.tree.map(lambda x: x[:-1], steps) if sampler.looks else steps
+    (x, _, seen), estimates = jax.lax.scan(body, (x_T, sampler.init(x_T), start(x_T)), scanned)
+    if sampler.looks:
+        last = jax.tree.map(lambda x: x[-1], coefficients)
+        now, _ = estimate(x, last.level, seen)
+        x = _first_order(now, last)
+        estimates = jnp.concatenate([estimates, now[0][None]]) if keep else None
+    return x, estimates
+
+
+def _first_order(estimate: Estimate, c: Coefficients) -> jax.Array:
+    x0_hat, eps_hat = estimate
+    return c.alpha_next * x0_hat + c.sigma_next * eps_hat
+
+
+def _no_look(x: jax.Array, level: jax.Array) -> Estimate:
+    raise UsageError("a sampler whose step calls denoise must say so: set Sampler(looks=True).")
 
 
 def _checked(denoise: Denoise | StatefulDenoise) -> StatefulDenoise:

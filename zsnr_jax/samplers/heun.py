@@ -22,7 +22,7 @@ def heun() -> Sampler:
     sigma/alpha, as usual elsewhere, has no limit there: its correction grows like 1/r.
     Source: Heun's rule as in arXiv 2206.00364, Algorithm 1; the choice of u is ours.
     """
-    return Sampler("heun", _rule, _step)
+    return Sampler("heun", _rule, _step, looks=True)
 
 
 class _Rule(NamedTuple):
