@@ -7,7 +7,7 @@ not divide T. What a solver needs of the schedule is computed beforehand, on the
 Every solver here is the first-order step alpha_s x0_hat + kept eps_hat, with at most one correction
 by the difference of two x0_hat. The last step is first order for all, alpha_s x0_hat + sigma_s
 eps_hat. A solver that looks at the level a step ends at has it after the scan; the others within,
-so that the network is compiled once and not twice. So it is never called at level 0, where eps_hat
+so that a program holds one network and not two. It is never called at level 0, where eps_hat
 would be 0/0, and no `where` has to hide a NaN, in value or in gradient.
 
 At SNR = 0, where the first step starts, each solver's coefficients are finite by construction.
