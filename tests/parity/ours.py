@@ -56,13 +56,8 @@ def _arguments(case, believed, levels, final_level=0):
     sampler = samplers.make_sampler(solver.sampler, **options)
     coefficients = samplers.coefficients(sampler, believed, levels, final_level)
     truth = SCHEDULES[case.zero_terminal_snr]
-    return (
-        (sampler.step, sampler.init, sampler.looks),
-        truth,
-        believed,
-        coefficients,
-        DATA[case.data],
-    )
+    functions = (sampler.step, sampler.init, sampler.looks)
+    return functions, truth, believed, coefficients, DATA[case.data]
 
 
 @partial(jax.jit, static_argnums=0)

@@ -176,9 +176,10 @@ def _run(
         return (x, memory, seen_next), now[0] if keep else None
 
     steps = (coefficients, np.arange(num_steps) == num_steps - 1)
-    scanned = jax.tree.map(lambda x: x[:-1], steps) if sampler.looks else steps
+    apart = sampler.looks or keep  # so that the last x0_hat that is kept is the sample, to the bit
+    scanned = jax.tree.map(lambda x: x[:-1], steps) if apart else steps
     (x, _, seen), estimates = jax.lax.scan(body, (x_T, sampler.init(x_T), start(x_T)), scanned)
-    if sampler.looks:
+    if apart:
         last = jax.tree.map(lambda x: x[-1], coefficients)
         now, _ = estimate(x, last.level, seen)
         x = _first_order(now, last)
