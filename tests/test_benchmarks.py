@@ -12,20 +12,25 @@ from zsnr_jax import architectures
 
 
 def _make(path: Path, name: str):
-    """A variant that writes its name down whenever it runs; in a process of its own."""
+    """A variant that writes down what it does, and when it is done; in a process of its own."""
 
-    def run() -> None:
+    def do(what: str, seconds: float) -> None:
+        with path.open("a") as file:
+            file.write(f"{what}{name} ")
+        time.sleep(seconds)
         with path.open("a") as file:
             file.write(f"{name} ")
-        time.sleep(0.01)
 
-    return run
+    do("ready", 0.5)
+    return functools.partial(do, "run", 0.01)
 
 
-def test_variants_run_in_turn(tmp_path: Path) -> None:
+def test_variants_get_ready_and_run_in_turn(tmp_path: Path) -> None:
     path = tmp_path / "order"
     timed = in_turn({name: functools.partial(_make, path, name) for name in "ab"}, rounds=3)
-    assert path.read_text().split() == ["a", "b"] * 4  # a first call of each, and three rounds
+    told = path.read_text().split()
+    assert told[:4] == ["readya", "a", "readyb", "b"]
+    assert told[4:] == ["runa", "a", "runb", "b"] * 4  # a first call of each, and three rounds
     assert all(len(found.seconds) == 3 and found.median >= 0.01 for found in timed.values())
     assert all(0.01 < found.peak_gigabytes < 10 for found in timed.values())
 
@@ -34,6 +39,8 @@ def test_ratios_are_of_neighbours_in_time() -> None:
     slow_minute = Timed(9.0, [1.0, 10.0, 1.0], 1.0)
     found = slow_minute.times_faster_than(Timed(9.0, [2.0, 20.0, 2.0], 1.0))
     assert found == {"ratio": 2.0, "low": 2.0, "high": 2.0}
+    one_round = Timed(9.0, [1.0], 1.0).times_faster_than(Timed(9.0, [3.0], 1.0))
+    assert one_round == {"ratio": 3.0, "low": 3.0, "high": 3.0}
 
 
 @pytest.mark.parametrize("task", ["forward", "sample", "train"])

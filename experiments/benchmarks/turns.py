@@ -1,7 +1,7 @@
 """Variants timed in turn, each in a process of its own: what else a machine does meets them alike.
 
 One process a variant, since the threads of two libraries would get in each other's way; it rests
-while another runs. Ratios are of neighbours in time, so that a slow minute is in both their terms.
+while another gets ready or runs. Ratios are of neighbours in time, so that a slow minute is in both their terms.
 """
 
 import contextlib
@@ -57,7 +57,7 @@ class Timed(NamedTuple):
     def times_faster_than(self, other: "Timed") -> dict[str, float]:
         """The other's seconds over these, round by round: the median, and the middle half."""
         ratios = [theirs / mine for mine, theirs in zip(self.seconds, other.seconds, strict=True)]
-        low, median, high = statistics.quantiles(ratios, n=4)
+        low, median, high = statistics.quantiles(ratios, n=4) if len(ratios) > 1 else 3 * ratios
         return {"ratio": median, "low": low, "high": high}
 
 
@@ -100,12 +100,16 @@ def _version(package: str) -> str | None:
 
 @contextlib.contextmanager
 def _worker(context: SpawnContext, make: Make) -> Iterator[Connection]:
-    """A process that serves until it is left; then its memory is free, of a device too."""
+    """A process that is ready, and serves until it is left; then its memory is free, of a device too.
+
+    Raises: OutOfMemory where it lacked that to get ready.
+    """
     ours, theirs = context.Pipe()
     process = context.Process(target=_serve, args=(theirs, make), daemon=True)
     process.start()
     theirs.close()  # or nothing would tell that the process has ended
     try:
+        _receive(ours)
         yield ours
     finally:
         ours.close()
@@ -116,6 +120,11 @@ def _worker(context: SpawnContext, make: Make) -> Iterator[Connection]:
 def _ask(pipe: Connection) -> tuple[float, float]:
     """Seconds of a call, and gigabytes so far."""
     pipe.send(None)
+    return _receive(pipe)
+
+
+def _receive(pipe: Connection) -> Any:
+    """What the process tells. Raises: OutOfMemory where it tells that."""
     told = pipe.recv()
     if isinstance(told, OutOfMemory):
         raise told
@@ -123,19 +132,20 @@ def _ask(pipe: Connection) -> tuple[float, float]:
 
 
 def _serve(pipe: Connection, make: Make) -> None:
-    """Run whenever asked, and tell the seconds, until nobody is there to ask."""
-    run: Run | None = None
+    """Say when ready; then run whenever asked, and tell the seconds, until nobody asks."""
     try:
         run = make()
     except Exception as error:
-        refusal = _refusal(error)
+        pipe.send(_refusal(error))
+        return
+    pipe.send(None)
     while True:
         try:
             pipe.recv()
         except EOFError:
             return
         try:
-            pipe.send(_timed(run) if run else refusal)
+            pipe.send(_timed(run))
         except Exception as error:
             pipe.send(_refusal(error))
 
