@@ -17,10 +17,15 @@ def processor() -> str:
 
 
 def commit(checkout: Path) -> str | None:
-    """Of the code in a folder, where git can tell."""
-    command = ["git", "describe", "--always", "--dirty"]
+    """Of the code in a folder, where git can tell; "-dirty" where Python files differ from it."""
     try:
-        told = subprocess.run(command, cwd=checkout, capture_output=True, text=True)
+        at = _git(checkout, "describe", "--always")
+        changed = _git(checkout, "status", "--porcelain", "--untracked-files=no", "--", "*.py")
     except FileNotFoundError:
         return None
-    return told.stdout.strip() or None
+    return at + ("-dirty" if changed else "") if at else None
+
+
+def _git(checkout: Path, *command: str) -> str:
+    told = subprocess.run(["git", *command], cwd=checkout, capture_output=True, text=True)
+    return told.stdout.strip()

@@ -1,6 +1,9 @@
 """Benchmarks: what is counted is right, by hand, and what is collected is all that there is."""
 
+import argparse
+import importlib
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -10,11 +13,21 @@ import pytest
 from jax import lax
 
 from experiments.benchmarks import __main__ as everything
-from experiments.benchmarks import ceiling, collect, compiles, data_rate, flops, overview, startup
+from experiments.benchmarks import (
+    apart,
+    ceiling,
+    collect,
+    compiles,
+    data_rate,
+    flops,
+    overview,
+    startup,
+)
 from experiments.benchmarks.spread import middle_half
 from zsnr_jax import data
 from zsnr_jax.models.attention import attention
 
+ROOT = Path(__file__).parents[1]
 MADE = {"command": "python -m x", "machine": "2 cores", "date": "2026-01-02"}
 
 
@@ -127,8 +140,8 @@ def test_the_need_is_of_the_main_job(tmp_path: Path) -> None:
 
 def test_a_share_is_of_the_ceiling_of_its_round() -> None:
     counted = flops.Counted(4 * 10**9, 4 * 10**9, 5e9)
-    found = ceiling.compared(counted, seconds=[1, 2, 1], ceiling=[8, 4, 8])
-    assert found["share_of_ceiling"] == {"median": 0.5, "low": 0.5, "high": 0.5}
+    found = ceiling.compared(counted, seconds=[1, 2, 4], ceiling=[8, 2, 8])  # 4, 2 and 1 a second
+    assert found["share_of_ceiling"] == {"median": 0.5, "low": 0.3125, "high": 0.75}
     assert found["xla_over_ours"] == 1.25
 
 
@@ -139,16 +152,22 @@ def test_kernels_are_counted_as_they_are_run() -> None:
 
 def test_the_middle_half_of_one_value_is_that_value() -> None:
     assert middle_half([3.0]) == {"median": 3.0, "low": 3.0, "high": 3.0}
-    assert middle_half([1.0, 2.0, 3.0, 4.0, 20.0]) == {"median": 3.0, "low": 1.5, "high": 12.0}
+    assert middle_half([1.0, 2.0, 3.0, 4.0, 20.0]) == {"median": 3.0, "low": 2.0, "high": 4.0}
+
+
+def test_a_middle_half_lies_within_what_was_measured() -> None:
+    assert middle_half([1.0, 2.0]) == {"median": 1.5, "low": 1.25, "high": 1.75}
 
 
 def test_all_that_is_there_is_collected(tmp_path: Path) -> None:
     ratio = {"ratio": 2.0, "low": 1.5, "high": 2.5}
     row = {"layer": "norm", "shape": [1, 2], "gradient": True, "times_faster": {"torch": ratio}}
     (tmp_path / "layers.json").write_text(json.dumps({**MADE, "rows": [row]}))
-    cost = {"share_of_training": 0.02, "share_lowest_and_highest": [0.0, 0.1], "hardware": "1 CPU",
-            "seconds_of_a_checkpoint": 2, "of_which_blocking": 1}  # fmt: skip
-    cost |= {"command": "python -m y", "date": "2026-01-03"}
+    spread = {"low": 0.0, "high": 9.0}
+    cost = {"share_of_training": {"median": 0.02, **spread},
+            "seconds_of_a_checkpoint": {"median": 2, **spread},
+            "of_which_blocking": {"median": 1, **spread}}  # fmt: skip
+    cost |= {"command": "python -m y", "date": "2026-01-03", "machine": "1 CPU"}
     (tmp_path / "checkpoint_cost.json").write_text(json.dumps(cost))
     everything.write(collect.collect(tmp_path), tmp_path)
     rows = json.loads((tmp_path / "benchmarks.json").read_text())["rows"]
@@ -186,8 +205,72 @@ def test_nothing_found_is_drawn_too() -> None:
     assert overview.draw([]).axes
 
 
-def test_each_benchmark_is_collected_and_takes_its_options(tmp_path: Path) -> None:
-    assert set(everything.QUICK) <= set(collect.READERS)
+class _Parsed(Exception):
+    """Stops a benchmark when its command is understood."""
+
+
+@pytest.mark.parametrize("name", everything.BENCHMARKS)
+def test_each_benchmark_is_collected_and_takes_its_options(
+    name: str, tmp_path: Path, monkeypatch
+) -> None:
+    assert name in collect.READERS
+    parse = argparse.ArgumentParser.parse_known_args
+
+    def parse_alone(*arguments: Any) -> None:
+        chosen, unknown = parse(*arguments)
+        raise _Parsed(chosen.out, unknown)
+
+    monkeypatch.setattr(argparse.ArgumentParser, "parse_known_args", parse_alone)
+    _, _, module, *told = everything.arguments(name, tmp_path, ROOT, quick=True)
+    monkeypatch.setattr(sys, "argv", [module, *told])
+    with pytest.raises(_Parsed) as found:
+        importlib.import_module(module).main()
+    assert found.value.args == (tmp_path / f"{name}.json", [])
+
+
+def test_the_main_job_is_beside_another_checkout(tmp_path: Path) -> None:
     command = everything.arguments("main_job", tmp_path, tmp_path / "other", quick=True)
     assert f"--out={tmp_path / 'main_job.json'}" in command
     assert f"--other={tmp_path / 'other'}" in command and "--rounds=1" in command
+
+
+@pytest.mark.parametrize(
+    "told, sentence",
+    [
+        (["main_job", "--rounds=0"], "--rounds: '0' is no whole number from 1 on"),
+        (["main_job", "--rounds=-1"], "--rounds: '-1' is no whole number from 1 on"),
+        (["unet", "--rounds=two"], "--rounds: 'two' is no whole number from 1 on"),
+        (["unet", "--only=forward,stand"], "--only: 'stand': choose of forward, sample, train"),
+        (["unet", "--only=forward"], "unet.json is of all tasks: give --out"),
+        (["scale", "--devices=3"], "--devices: '3': choose of 1, 2, 4, 8, 16, 32"),
+        (["sd21", "--first=2", "--most=1"], "--first=2 is above --most=1"),
+        (["layers", "--out=/nowhere/x.json"], "/nowhere is no folder that can be written to"),
+        (["__main__", "--only=unets"], "--only: 'unets': choose of startup,"),
+        (["__main__", "--only=main_job"], "give --other, the folder of another checkout"),
+        (["__main__", "--collect", "--out=EMPTY"], "holds no results: run some"),
+        (["__main__", "--collect", "--out=/proc/x"], "--out=/proc/x cannot be made: No such file"),
+    ],
+)
+def test_a_mistake_is_a_sentence_before_anything_is_measured(
+    told: list[str], sentence: str, tmp_path: Path, monkeypatch, capsys
+) -> None:
+    name, *arguments = [text.replace("EMPTY", str(tmp_path)) for text in told]
+    monkeypatch.setattr(sys, "argv", [name, *arguments])
+    with pytest.raises(SystemExit) as ended:
+        importlib.import_module(f"experiments.benchmarks.{name}").main()
+    assert ended.value.code == 2
+    assert sentence in " ".join(capsys.readouterr().err.split())
+
+
+def test_a_broken_record_is_named(tmp_path: Path) -> None:
+    (tmp_path / "unet.json").write_text("{")
+    with pytest.raises(SystemExit, match="unet.json is no JSON .*: measure it anew"):
+        collect.collect(tmp_path)
+
+
+def test_no_programs_are_found_but_those_of_the_folder(tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", "/elsewhere")
+    monkeypatch.setenv("XDG_CACHE_HOME", "/elsewhere")
+    monkeypatch.setenv("HOME", "/home/x")
+    found = apart.environment(tmp_path)
+    assert "/elsewhere" not in found.values() and found["HOME"] == "/home/x"

@@ -10,7 +10,6 @@ this folder. --quick takes few rounds, to see that all run; its results go to a 
 """
 
 import argparse
-import importlib.util
 import json
 import subprocess
 import sys
@@ -21,40 +20,44 @@ from typing import Any
 
 from tqdm import tqdm
 
-from experiments.benchmarks import overview
+from experiments.benchmarks import options, overview
 from experiments.benchmarks.collect import collect, table
 from zsnr_jax import files, plotting
 
 HERE = Path(__file__).parent
-QUICK: dict[str, list[str]] = {  # all, in this order, and the options that make each quick
+BENCHMARKS: dict[str, list[str]] = {  # in this order; the options that make each quick
     "startup": ["--rounds=2", "--runs=1"],
     "compiles": [],
-    "data_rate": ["--rounds=2", "--batches=50"],
+    "main_job": ["--rounds=1", "--variant=smoke"],
+    "data_rate": ["--rounds=2", "--batches=50"],  # beside the main job's need
     "ceiling": ["--rounds=2"],
     "layers": ["--rounds=2"],
     "unet": ["--rounds=2"],
-    "main_job": ["--rounds=1", "--variant=smoke"],
     "checkpoint_cost": ["--blocks=2", "--steps=10"],
     "scale": ["--devices=1,2"],
 }
-NAMES = [name for name in QUICK if importlib.util.find_spec(f"experiments.benchmarks.{name}")]
 
 
 def main() -> None:
     """Run what is asked for, and collect all that is there."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--only", default=",".join(NAMES), help="names, with commas between")
+    names = [*BENCHMARKS]
+    parser.add_argument("--only", type=options.some_of(names), help=f"of {','.join(names)}")
     parser.add_argument("--other", type=Path, help="a checkout of another version, for main_job")
     parser.add_argument("--quick", action="store_true")
     parser.add_argument("--collect", action="store_true", help="run nothing")
     parser.add_argument("--out", type=Path, help="where the JSONs go, and are")
     chosen = parser.parse_args()
-    names = chosen.only.split(",")
-    if unknown := set(names) - set(NAMES):
-        parser.error(f"--only={chosen.only} names {unknown.pop()!r}: choose of {', '.join(NAMES)}")
+    if "main_job" in (chosen.only or []) and not chosen.other:
+        parser.error("main_job compares two versions: give --other, the folder of another checkout")
     out = chosen.out or (Path(tempfile.mkdtemp(prefix="benchmarks.")) if chosen.quick else HERE)
-    out.mkdir(parents=True, exist_ok=True)
-    failed = [] if chosen.collect else run(names, out, chosen.other, chosen.quick)
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        parser.error(f"--out={out} cannot be made: {error.strerror}")
+    if chosen.collect and not any(out.glob("*.json")):
+        parser.error(f"--out={out} holds no results: run some, or name their folder")
+    failed = [] if chosen.collect else run(chosen.only or names, out, chosen.other, chosen.quick)
     write(collect(out), out)
     if failed:
         raise SystemExit(f"error: {', '.join(failed)} failed")
@@ -76,7 +79,7 @@ def run(names: list[str], out: Path, other: Path | None, quick: bool) -> list[st
 
 def arguments(name: str, out: Path, other: Path | None, quick: bool) -> list[str]:
     """The command of one."""
-    options = [f"--out={out.resolve() / name}.json", *(QUICK[name] if quick else [])]
+    options = [f"--out={out.resolve() / name}.json", *(BENCHMARKS[name] if quick else [])]
     if name == "main_job" and other is not None:
         options.append(f"--other={other.resolve()}")
     return [sys.executable, "-m", f"experiments.benchmarks.{name}", *options]

@@ -9,7 +9,6 @@ with the programs (`turns`), so that each share is of the same minute. The progr
 """
 # pyright: reportMissingImports=false
 
-import argparse
 import functools
 import importlib.util
 import json
@@ -25,7 +24,7 @@ import numpy as np
 from tqdm import tqdm
 
 from configs import brightness
-from experiments.benchmarks import flops, in_jax, sd_shaped, unet
+from experiments.benchmarks import apart, flops, in_jax, options, sd_shaped, unet
 from experiments.benchmarks.layers import CONVOLUTION
 from experiments.benchmarks.spread import middle_half, told
 from experiments.benchmarks.turns import Make, Run, Timed, about, in_turn
@@ -44,11 +43,12 @@ Shape = tuple[int, ...]  # of a kernel: as PRODUCT, or as of CONVOLUTION
 
 def main() -> None:
     """Measure, print, and write the JSON beside this file."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--rounds", type=int, default=7, help="after the first call of each")
-    parser.add_argument("--out", type=Path, default=RESULT)
+    parser = options.parser(__doc__, RESULT)
+    help_of_rounds = "after the first call of each"
+    parser.add_argument("--rounds", type=options.count, default=7, help=help_of_rounds)
     chosen = parser.parse_args()
     with tempfile.TemporaryDirectory() as temporary:
+        apart.enter(Path(temporary))
         sd_shaped.write_weights(Path(temporary) / "unet")
         made = programs(Path(temporary))
         counted = {name: _counted(make) for name, make in tqdm(made.items(), desc="counting")}

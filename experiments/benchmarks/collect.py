@@ -29,14 +29,21 @@ def collect(folder: Path) -> list[dict[str, Any]]:
     for name, cells in READERS.items():
         path = folder / f"{name}.json"
         if path.exists():
-            found = json.loads(path.read_text())
+            found = _read(path)
             made = {
                 "command": found["command"],
-                "machine": found.get("machine") or found["hardware"],
+                "machine": found["machine"],
                 "date": found["date"],
             }
             rows += [{**cell._asdict(), **made} for cell in cells(found)]
     return rows
+
+
+def _read(path: Path) -> Found:
+    try:
+        return json.loads(path.read_text())
+    except json.JSONDecodeError as error:
+        raise SystemExit(f"error: {path} is no JSON ({error}): measure it anew.") from None
 
 
 def table(rows: Sequence[Mapping[str, Any]]) -> str:
@@ -101,7 +108,8 @@ def _layers(found: Found) -> Iterator[Cell]:
         what = f"{row['layer']}{', gradient' if row['gradient'] else ''}"
         what += f": {' x '.join(map(str, row['shape']))}"
         for other, ratio in row["times_faster"].items():
-            against = "JAX, Flax" if other == "theirs" else other
+            plain = "plain" if row["layer"] == "feed-forward" else "JAX, Flax"
+            against = plain if other == "theirs" else other
             yield _with_spread(what, ratio, TIMES_FASTER, against)
 
 
@@ -121,11 +129,9 @@ def _main_job(found: Found) -> Iterator[Cell]:
 
 
 def _checkpoint_cost(found: Found) -> Iterator[Cell]:
-    low, high = found["share_lowest_and_highest"]
-    share = found["share_of_training"]
-    yield Cell("checkpoints", share, "of training", "", low, high)
-    yield Cell("a checkpoint", found["seconds_of_a_checkpoint"], "s")
-    yield Cell("a checkpoint, blocking", found["of_which_blocking"], "s")
+    yield _with_spread("checkpoints", found["share_of_training"], "of training")
+    yield _with_spread("a checkpoint", found["seconds_of_a_checkpoint"], "s")
+    yield _with_spread("a checkpoint, blocking", found["of_which_blocking"], "s")
 
 
 def _scale(found: Found) -> Iterator[Cell]:

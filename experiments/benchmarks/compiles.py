@@ -13,7 +13,6 @@ import collections
 import contextlib
 import json
 import logging
-import os
 import re
 import runpy
 import subprocess
@@ -25,6 +24,7 @@ from typing import Any
 
 import jax
 
+from experiments.benchmarks import apart, options
 from experiments.benchmarks.turns import about
 from zsnr_jax import files
 
@@ -119,8 +119,7 @@ def repeated(things: Sequence[Any]) -> list[tuple[Any, int]]:
 
 def main() -> None:
     """Measure, print, and write the JSON beside this file."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--out", type=Path, default=RESULT)
+    parser = options.parser(__doc__, RESULT)
     parser.add_argument("--serve", type=Path, help=argparse.SUPPRESS)
     chosen, rest = parser.parse_known_args()
     if chosen.serve:
@@ -150,8 +149,7 @@ def _count_run(folder: Path, name: str) -> dict[str, Any]:
     done = subprocess.run(
         [sys.executable, "-m", "experiments.benchmarks.compiles", f"--serve={out}",
          "--config=configs/brightness.py:smoke", f"--workdir={folder / name}"],
-        cwd=ROOT, env={**os.environ, "JAX_PLATFORMS": "cpu", "XDG_CACHE_HOME": str(folder)},
-        text=True, capture_output=True,
+        cwd=ROOT, env=apart.environment(folder), text=True, capture_output=True,
     )  # fmt: skip
     if not (folder / name / "results.json").exists():
         raise SystemExit(f"error: the run failed: {done.stderr.strip()[-300:]}")

@@ -3,13 +3,12 @@
   python -m experiments.benchmarks.data_rate [--rounds=5] [--batches=200] [--out=FILE.json]
 
 Batches of 32 rows, read ahead as a run reads them: the main job's pictures, the digits, and a set
-of latents. The need is the main job's, of `main_job`'s JSON where it is there. Where torch is
-installed its DataLoader stands beside, over the main job's pictures as uint8 in memory. Each
+of latents. The need is the main job's, of `main_job`'s JSON where that is beside --out. Where torch
+is installed its DataLoader stands beside, over the main job's pictures as uint8 in memory. Each
 pipeline has a process of its own, which rests while the others have their turn.
 """
 # pyright: reportMissingImports=false
 
-import argparse
 import contextlib
 import functools
 import importlib.util
@@ -26,7 +25,7 @@ import numpy as np
 from array_record.python.array_record_module import ArrayRecordWriter
 from tqdm import tqdm
 
-from experiments.benchmarks import main_job
+from experiments.benchmarks import main_job, options
 from experiments.benchmarks.spread import middle_half, told
 from experiments.benchmarks.turns import about
 from zsnr_jax import data, files
@@ -51,16 +50,15 @@ class Turn(NamedTuple):
 
 def main() -> None:
     """Measure, print, and write the JSON beside this file."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--batches", type=int, default=200, help="in a turn")
-    parser.add_argument("--out", type=Path, default=RESULT)
+    parser = options.parser(__doc__, RESULT)
+    parser.add_argument("--rounds", type=options.count, default=5)
+    parser.add_argument("--batches", type=options.count, default=200, help="in a turn")
     chosen = parser.parse_args()
     names = [*OURS, *(TORCH if importlib.util.find_spec("torch") else ())]
     with tempfile.TemporaryDirectory() as folder:
         write_latents(Path(folder))
         turns = _in_turn(names, Path(folder), chosen.rounds, chosen.batches)
-    need, source = step_seconds(main_job.RESULT)
+    need, source = step_seconds(chosen.out.with_name(main_job.RESULT.name))
     command = f"python -m experiments.benchmarks.data_rate --rounds={chosen.rounds}"
     found = {
         **about(command + f" --batches={chosen.batches}"),

@@ -4,20 +4,22 @@
 
 Each is timed forward, and with the gradient by all its inputs, in float32, in turn with the others
 (`turns`). torch takes part where it is installed, by its fused kernels, on channels-last arrays.
-Ours is with what `xla_options` and `host_memory` set, theirs without.
+Ours is with what `xla_options` and `host_memory` set, theirs without. Of feed-forward, which Flax
+has none of, theirs is the same product written plainly.
 """
 # pyright: reportMissingImports=false
 
-import argparse
 import functools
 import importlib.util
 import json
+import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
+from experiments.benchmarks import options
 from experiments.benchmarks.turns import Make, Run, about, in_turn
 from zsnr_jax import files
 
@@ -62,10 +64,11 @@ class Case(NamedTuple):
 
 def main() -> None:
     """Measure, print, and write the JSON beside this file."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--rounds", type=int, default=15, help="after the first call of each")
-    parser.add_argument("--out", type=Path, default=RESULT)
+    parser = options.parser(__doc__, RESULT)
+    help_of_rounds = "after the first call of each"
+    parser.add_argument("--rounds", type=options.count, default=15, help=help_of_rounds)
     chosen = parser.parse_args()
+    os.environ["JAX_PLATFORMS"] = "cpu"
     layers = {
         "attention": ATTENTION,
         "feed-forward": FEED_FORWARD,

@@ -2,15 +2,13 @@
 
   python -m experiments.benchmarks.main_job --other=FOLDER [--rounds=2] [--variant=smoke]
 
-Each round runs `configs/brightness.py` by both, one after the other, as a user's first run: in a
-new workdir, with no compiled programs kept from before. Beside seconds stand the loss of the last
-hundred steps and what the runs measured of their samples, so that a gain in time which costs
-quality shows.
+Each round runs `configs/brightness.py` by both, one after the other and in the next the other way
+round, as a user's first run: in a new workdir, with no compiled programs kept from before. Beside
+seconds stand the loss of the last hundred steps and what the runs measured of their samples, so
+that a gain in time which costs quality shows.
 """
 
-import argparse
 import json
-import os
 import re
 import statistics
 import subprocess
@@ -23,6 +21,7 @@ from typing import Any
 from tqdm import tqdm
 
 from experiments import machine
+from experiments.benchmarks import apart, options
 from experiments.benchmarks.turns import about
 from zsnr_jax import files
 
@@ -34,19 +33,18 @@ _LAST = 100  # steps at whose end the loss is told
 
 def main() -> None:
     """Measure, print, and write the JSON beside this file."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser = options.parser(__doc__, RESULT)
     parser.add_argument("--other", type=Path, required=True, help="a checkout of another version")
-    parser.add_argument("--rounds", type=int, default=2)
+    parser.add_argument("--rounds", type=options.count, default=2)
     parser.add_argument("--variant", default="", help="of configs/brightness.py")
-    parser.add_argument("--out", type=Path, default=RESULT)
     chosen = parser.parse_args()
     if not (chosen.other / "zsnr_jax").is_dir():
         parser.error(f"--other={chosen.other} holds no zsnr_jax: name the folder of a checkout")
     checkouts = {"ours": ROOT, "other": chosen.other.resolve()}
     runs: dict[str, list[dict[str, Any]]] = {name: [] for name in checkouts}
-    for _ in tqdm(range(chosen.rounds), unit="round"):
-        for name, folder in checkouts.items():
-            runs[name].append(_run(folder, chosen.variant))
+    for i in tqdm(range(chosen.rounds), unit="round"):
+        for name in reversed(checkouts) if i % 2 else checkouts:
+            runs[name].append(_run(checkouts[name], chosen.variant))
     ours, other = (statistics.median(run["seconds"] for run in runs[name]) for name in checkouts)
     command = f"python -m experiments.benchmarks.main_job --rounds={chosen.rounds}"
     command += f" --variant={chosen.variant}" if chosen.variant else ""
@@ -66,12 +64,7 @@ def _run(checkout: Path, variant: str) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as folder:
         workdir = Path(folder) / "run"
         command = [sys.executable, "-m", "zsnr_jax.main", f"--config={config}"]
-        environment = {
-            **os.environ,
-            "PYTHONPATH": str(checkout),
-            "XDG_CACHE_HOME": folder,  # where newer versions keep compiled programs
-            "JAX_PLATFORMS": "cpu",
-        }
+        environment = apart.environment(Path(folder)) | {"PYTHONPATH": str(checkout)}
         start = time.perf_counter()
         done = subprocess.run(
             [*command, f"--workdir={workdir}"],

@@ -35,7 +35,7 @@ def draw(rows: Sequence[Row]) -> Figure:
     figure = Figure(figsize=(9.5, sum(heights)), layout="constrained")
     panels: Any = figure.subfigures(2, 1, height_ratios=heights)
     above, below = panels
-    _draw_bars(above.add_subplot(), drawn)
+    draw_bars(above.add_subplot(), drawn)
     for column in range(_COLUMNS):
         _write(below.add_subplot(1, _COLUMNS, column + 1), rest, column)
     return figure
@@ -56,7 +56,7 @@ def _bar(name: str, rows: Sequence[Row]) -> Bar:
     return Bar(name, statistics.geometric_mean(values), low, high, values)
 
 
-def _draw_bars(axes: Axes, drawn: Sequence[Bar]) -> None:
+def draw_bars(axes: Axes, drawn: Sequence[Bar]) -> None:
     """On a log scale, on which twice as fast and half as fast are equally far from 1."""
     theme = plotting.LIGHT
     for y, bar in enumerate(reversed(drawn)):

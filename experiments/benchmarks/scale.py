@@ -8,7 +8,6 @@ by each placement, beside the least they must send (`compiled_steps`); the full-
 It needs libtpu, by the `tpu` extra.
 """
 
-import argparse
 import json
 import os
 from pathlib import Path
@@ -19,10 +18,10 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from tqdm import tqdm
 
-from experiments import machine
-from experiments.benchmarks import compiled_steps, computed_scale, loading
+from experiments.benchmarks import compiled_steps, computed_scale, loading, options
 from experiments.benchmarks.turns import about
 from zsnr_jax import files, parallel, plotting
+from zsnr_jax.errors import UsageError
 
 RESULT = Path(__file__).with_suffix(".json")
 # Of libtpu: to be loaded beside another process, since nothing is run here.
@@ -32,22 +31,22 @@ _MIB = 2**20
 
 def main() -> None:
     """Compile, compute and time; print, and write the JSON and the picture beside this file."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    known = ",".join(map(str, compiled_steps.SLICES))
-    parser.add_argument("--devices", default=known, help="to compile for")
-    parser.add_argument("--out", type=Path, default=RESULT)
+    parser = options.parser(__doc__, RESULT)
+    known = [str(count) for count in compiled_steps.SLICES]
+    devices = options.some_of(known)
+    parser.add_argument("--devices", type=devices, default=",".join(known), help="to compile for")
     chosen = parser.parse_args()
-    counts = [int(text) for text in chosen.devices.split(",")]
-    if unknown := set(counts) - set(compiled_steps.SLICES):
-        parser.error(f"--devices={chosen.devices} has {unknown.pop()}: choose of {known}")
     os.environ.update(_ENVIRONMENT)
     jax.config.update("jax_platforms", "cpu")  # TPUs are described, and none is looked for
     command = "python -m experiments.benchmarks.scale"
-    command += f" --devices={chosen.devices}" if chosen.devices != known else ""
-    steps, data, computed = compile_steps(counts), loading.measure(), computed_scale.measure()
+    command += f" --devices={','.join(chosen.devices)}" if chosen.devices != known else ""
+    try:
+        steps = compile_steps([int(count) for count in chosen.devices])
+    except UsageError as error:
+        raise SystemExit(f"error: {error}") from None
+    data, computed = loading.measure(), computed_scale.measure()
     found = {
         **about(command),
-        "commit": machine.commit(Path(__file__).parents[2]),
         "compiled": {"status": "compiled, not run", "rows": compiled_steps.ROWS, "steps": steps},
         "computed": computed,
         "loading": data,

@@ -23,7 +23,7 @@ from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from experiments.benchmarks import sd21_report, sd21_sides, sd21_sweep
+from experiments.benchmarks import options, sd21_report, sd21_sides, sd21_sweep
 from experiments.benchmarks.sd21_sides import VARIANTS
 from experiments.benchmarks.sd_shaped import Sizes
 from experiments.benchmarks.turns import about
@@ -81,22 +81,23 @@ def _command(chosen: argparse.Namespace) -> str:
 
 
 def _arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser = options.parser(__doc__, RESULT)
     names = [name for name, kind in VARIANTS.items() if sd21_sides.installed() or not kind.torch]
     for flag, allowed in (("--only", TASKS), ("--variants", names)):
-        parser.add_argument(flag, default=",".join(allowed), help=f"of {', '.join(allowed)}")
-    parser.add_argument("--first", type=int, default=4, help="batch, and images drawn at once")
-    parser.add_argument("--most", type=int, default=256, help="batch, which memory may not let be")
-    parser.add_argument("--rounds", type=int, default=5, help="after the first call of each")
+        told = ",".join(allowed)
+        parser.add_argument(flag, type=options.some_of(allowed), default=told, help=f"of {told}")
+    told = "batch, and images drawn at once; then twice as many, and so on"
+    parser.add_argument("--first", type=options.count, default=4, help=told)
+    told = "batch, which memory may not let be"
+    parser.add_argument("--most", type=options.count, default=256, help=told)
+    told = "after the first call of each"
+    parser.add_argument("--rounds", type=options.count, default=5, help=told)
     parser.add_argument("--dtype", choices=("bfloat16", "float32"), default="bfloat16")
-    parser.add_argument("--out", type=Path, default=RESULT)
     parser.add_argument("--go-on", action="store_true", help="with what --out has already")
     parser.add_argument("--tiny", action="store_true", help="a small network")
     chosen = parser.parse_args()
-    for key, allowed in (("only", TASKS), ("variants", names)):
-        setattr(chosen, key, getattr(chosen, key).split(","))
-        if unknown := {*getattr(chosen, key)} - {*allowed}:
-            parser.error(f"--{key} names {unknown.pop()!r}: choose of {', '.join(allowed)}")
+    if chosen.first > chosen.most:
+        parser.error(f"--first={chosen.first} is above --most={chosen.most}")
     return chosen
 
 

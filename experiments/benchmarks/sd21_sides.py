@@ -4,13 +4,12 @@
 import functools
 import importlib.util
 import os
-import resource
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from experiments.benchmarks.sd_shaped import Setting, Sizes
-from experiments.benchmarks.turns import Make, OnDevice
+from experiments.benchmarks.turns import Make, OnDevice, peak_resident
 
 
 class Variant(NamedTuple):
@@ -85,15 +84,15 @@ def ours(task: str, folder: Path, sizes: Sizes, setting: Setting, alone: bool = 
 
     run = getattr(in_jax, task)(folder, sizes, setting)
 
-    def peak() -> float:
+    def peak() -> int:
         stats = jax.local_devices()[0].memory_stats()
-        return stats["peak_bytes_in_use"] if stats else _resident()
+        return stats["peak_bytes_in_use"] if stats else peak_resident()
 
     return OnDevice(run, peak)
 
 
 def theirs(
-    task: str, folder: Path, sizes: Sizes, setting: Setting, variant: str = "compiled"
+    task: str, folder: Path, sizes: Sizes, setting: Setting, variant: str = "compiled_channels_last"
 ) -> OnDevice:
     """torch's side. What it compiles, it keeps where only this run of the benchmark finds it."""
     os.environ["TORCHINDUCTOR_CACHE_DIR"] = str(folder / "inductor")
@@ -112,7 +111,7 @@ def theirs(
         if gpu:
             torch.cuda.synchronize()
 
-    return OnDevice(run, torch.cuda.max_memory_allocated if gpu else _resident)
+    return OnDevice(run, torch.cuda.max_memory_allocated if gpu else peak_resident)
 
 
 def _share_the_device() -> None:
@@ -126,8 +125,3 @@ def _torch_device() -> str | None:
     import torch
 
     return torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu"
-
-
-def _resident() -> float:
-    """The most bytes that this process had."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1e3

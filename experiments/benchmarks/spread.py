@@ -6,8 +6,10 @@ from typing import Any
 
 
 def middle_half(values: Sequence[float]) -> dict[str, float]:
-    """The median and the quartiles; of one value, that value."""
-    low, median, high = statistics.quantiles([*values] * (2 if len(values) == 1 else 1), n=4)
+    """The median and the quartiles, which lie within what was measured; of one value, that."""
+    if len(values) == 1:
+        return dict.fromkeys(("median", "low", "high"), values[0])
+    low, median, high = statistics.quantiles(values, n=4, method="inclusive")
     return {"median": median, "low": low, "high": high}
 
 

@@ -8,12 +8,10 @@ disk's cache. torch and diffusers stand beside where they are installed. The run
 the cold one. Beside them, what the imports of a run are spent on, by package.
 """
 
-import argparse
 import collections
 import importlib.util
 import json
 import math
-import os
 import re
 import subprocess
 import sys
@@ -24,6 +22,7 @@ from typing import Any
 
 from tqdm import tqdm
 
+from experiments.benchmarks import apart, options
 from experiments.benchmarks.spread import middle_half, told
 from experiments.benchmarks.turns import Timed, about
 from zsnr_jax import files
@@ -42,10 +41,10 @@ _IMPORT = re.compile(r"^import time: +(\d+) \| +\d+ \| +(\w+)", re.MULTILINE)  #
 
 def main() -> None:
     """Measure, print, and write the JSON beside this file."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--rounds", type=int, default=5, help="of imports, and one before them")
-    parser.add_argument("--runs", type=int, default=2, help="cold, and as many warm")
-    parser.add_argument("--out", type=Path, default=RESULT)
+    parser = options.parser(__doc__, RESULT)
+    help_of_rounds = "of imports, and one before them"
+    parser.add_argument("--rounds", type=options.count, default=5, help=help_of_rounds)
+    parser.add_argument("--runs", type=options.count, default=2, help="cold, and as many warm")
     chosen = parser.parse_args()
     imports = _imports(chosen.rounds)
     runs = _runs(chosen.runs)
@@ -91,22 +90,21 @@ def _runs(rounds: int) -> dict[str, list[float]]:
         with tempfile.TemporaryDirectory() as folder:
             for name, seconds in took.items():
                 workdir = f"--workdir={folder}/{name}"
-                seconds.append(_seconds(*_SMOKE, workdir, XDG_CACHE_HOME=folder))
+                seconds.append(_seconds(*_SMOKE, workdir, folder=Path(folder)))
     return took
 
 
-def _seconds(*arguments: str, **environment: str) -> float:
+def _seconds(*arguments: str, folder: Path = ROOT) -> float:
     start = time.perf_counter()
-    _run(*arguments, **environment)
+    _run(*arguments, folder=folder)
     return time.perf_counter() - start
 
 
-def _run(*arguments: str, **environment: str) -> str:
-    """A new Python. Returns: what it says on stderr."""
+def _run(*arguments: str, folder: Path = ROOT) -> str:
+    """A new Python. Args: folder: of compiled programs. Returns: what it says on stderr."""
     done = subprocess.run(
         [sys.executable, *arguments],
-        cwd=ROOT, env={**os.environ, "JAX_PLATFORMS": "cpu", **environment}, text=True,
-        capture_output=True,
+        cwd=ROOT, env=apart.environment(folder), text=True, capture_output=True,
     )  # fmt: skip
     if done.returncode and "--help" not in arguments:  # after which absl exits with 1
         raise SystemExit(f"error: {' '.join(arguments)} failed: {done.stderr.strip()[-300:]}")

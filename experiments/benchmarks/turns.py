@@ -1,12 +1,14 @@
 """Variants timed in turn, each in a process of its own: what else a machine does meets them alike.
 
 One process a variant, since the threads of two libraries would get in each other's way; it rests
-while another gets ready or runs. Ratios are of neighbours in time, so that a slow minute is in both their terms.
+while another gets ready or runs. Ratios are of neighbours in time, so that a slow minute is in both
+their terms; every other round goes backwards, so that none always follows the same one.
 """
 
 import contextlib
 import datetime
 import multiprocessing
+import re
 import resource
 import statistics
 import time
@@ -14,14 +16,17 @@ from collections.abc import Callable, Iterator, Mapping
 from importlib.metadata import PackageNotFoundError, version
 from multiprocessing.connection import Connection
 from multiprocessing.context import SpawnContext
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from tqdm import tqdm
 
 from experiments import machine
+from experiments.benchmarks.spread import middle_half
 
 Run = Callable[[], Any]  # does the work once, and comes back when it is done
 Make = Callable[[], Run]  # makes ready; a module's function, or a partial of one: it is pickled
+_ROOT, _STATUS = Path(__file__).parents[2], Path("/proc/self/status")
 _PATIENCE = 60  # seconds that a process may take to end
 # How JAX, torch, cuBLAS and Python say it.
 _OUT_OF_MEMORY = ("RESOURCE_EXHAUSTED", "out of memory", "ALLOC_FAILED", "MemoryError")
@@ -57,8 +62,8 @@ class Timed(NamedTuple):
     def times_faster_than(self, other: "Timed") -> dict[str, float]:
         """The other's seconds over these, round by round: the median, and the middle half."""
         ratios = [theirs / mine for mine, theirs in zip(self.seconds, other.seconds, strict=True)]
-        low, median, high = statistics.quantiles(ratios, n=4) if len(ratios) > 1 else 3 * ratios
-        return {"ratio": median, "low": low, "high": high}
+        found = middle_half(ratios)
+        return {"ratio": found.pop("median"), **found}
 
 
 def in_turn(variants: Mapping[str, Make], rounds: int) -> dict[str, Timed]:
@@ -72,9 +77,9 @@ def in_turn(variants: Mapping[str, Make], rounds: int) -> dict[str, Timed]:
         for name, make in variants.items():
             pipes[name] = workers.enter_context(_worker(context, make))
         told = {name: [_ask(pipe)] for name, pipe in pipes.items()}
-        for _ in tqdm(range(rounds), desc=" against ".join(variants), unit="round", leave=False):
-            for name, pipe in pipes.items():
-                told[name].append(_ask(pipe))
+        for i in tqdm(range(rounds), desc=" against ".join(variants), unit="round", leave=False):
+            for name in reversed(pipes) if i % 2 else pipes:
+                told[name].append(_ask(pipes[name]))
     return {
         name: Timed(calls[0][0], [seconds for seconds, _ in calls[1:]], calls[-1][1])
         for name, calls in told.items()
@@ -86,6 +91,7 @@ def about(command: str) -> dict[str, Any]:
     return {
         "command": command,
         "machine": machine.processor(),
+        "commit": machine.commit(_ROOT),
         "date": datetime.date.today().isoformat(),
         "versions": {name: _version(name) for name in ("jax", "flax", "torch", "diffusers")},
     }
@@ -100,7 +106,7 @@ def _version(package: str) -> str | None:
 
 @contextlib.contextmanager
 def _worker(context: SpawnContext, make: Make) -> Iterator[Connection]:
-    """A process that is ready, and serves until it is left; then its memory is free, of a device too.
+    """A process that is ready, and serves until it is left; a device's memory is free, then, too.
 
     Raises: OutOfMemory where it lacked that to get ready.
     """
@@ -155,10 +161,15 @@ def _timed(run: Run) -> tuple[float, float]:
     start = time.perf_counter()
     run()
     seconds = time.perf_counter() - start
-    if isinstance(run, OnDevice):
-        return seconds, run.peak_bytes() / 1e9
-    kilobytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return seconds, kilobytes / 1e6
+    peak = run.peak_bytes() if isinstance(run, OnDevice) else peak_resident()
+    return seconds, peak / 1e9
+
+
+def peak_resident() -> int:
+    """The most bytes that this process has held at a time."""
+    if _STATUS.exists():  # on Linux, where rusage counts what its parent had held, too
+        return 1024 * int(re.findall(r"VmHWM:\s+(\d+) kB", _STATUS.read_text())[0])
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 
 
 def _refusal(error: Exception) -> OutOfMemory:

@@ -3,86 +3,104 @@
   python -m experiments.benchmarks.unet [--rounds=5] [--only=forward,sample,train] [--out=FILE.json]
 
 The same weights and shapes, in float32, each variant in turn with the others (`turns`): ours, and
-diffusers eager, on channels-last arrays, and under torch.compile. Ours is compared with the best of
-these. First calls are told, too, with all that is compiled for them; ours once more in a new
-process, which finds the programs of the one before. A table, a JSON and a picture of the ratios.
+diffusers eager and under torch.compile, each with arrays as they come and channels-last. Ours is
+compared with the one of these that it gains least on. First calls are told, too, with all that is
+compiled for them, by torch, too; ours once more in a new process, which finds the programs of the
+one before. A table, a JSON and a picture of the ratios.
 """
 
 import argparse
 import functools
 import importlib.util
 import json
-import os
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from matplotlib.figure import Figure
 
-from experiments.benchmarks import in_jax, in_torch, sd_shaped
+from experiments.benchmarks import apart, in_jax, in_torch, options, overview, sd_shaped
+from experiments.benchmarks.collect import TIMES_FASTER, Cell
 from experiments.benchmarks.sd_shaped import Sizes
+from experiments.benchmarks.spread import told
 from experiments.benchmarks.turns import Make, Run, Timed, about, in_turn
 from zsnr_jax import compile_cache, files, plotting
 
 RESULT = Path(__file__).with_suffix(".json")
-TASKS = {"forward": 5, "sample": 1, "train": 1}  # rounds of each: the shorter, the more
+TASKS = {"forward": 5, "sample": 1, "train": 3}  # rounds of each: the shorter, the more
 SIZES = Sizes(batch=8, images=4, steps=25, size=32)
+_THERE = all(importlib.util.find_spec(name) for name in ("torch", "diffusers"))
 
 
 def main() -> None:
     """Measure, print, and write the JSON and the picture beside this file."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--rounds", type=int, default=5, help="and five times as many forward")
-    parser.add_argument("--only", default=",".join(TASKS), help="of forward, sample, train")
-    parser.add_argument("--out", type=Path, default=RESULT)
-    chosen = parser.parse_args()
-    tasks = chosen.only.split(",")
-    if unknown := set(tasks) - {*TASKS}:
-        parser.error(f"--only={chosen.only} names {unknown.pop()!r}: choose of {', '.join(TASKS)}")
+    chosen = _arguments()
+    command = f"python -m experiments.benchmarks.unet --rounds={chosen.rounds}"
+    command += f" --only={','.join(chosen.only)}" if chosen.only != [*TASKS] else ""
     with tempfile.TemporaryDirectory() as temporary:
-        os.environ["XDG_CACHE_HOME"] = temporary  # where programs are kept: empty at first
-        weights = sd_shaped.write_weights(Path(temporary) / "unet")
-        rows = {}
-        for task in tasks:
-            variants = _variants(task, Path(temporary))
+        folder = Path(temporary)
+        apart.enter(folder)
+        weights = sd_shaped.write_weights(folder / "unet")
+        rows: dict[str, Any] = {}
+        found = {**about(command), **sd_shaped.describe(weights, SIZES), "rows": rows}
+        for task in chosen.only:
+            variants = _variants(task, folder)
             timed = in_turn(variants, TASKS[task] * chosen.rounds)
             again = in_turn({"ours": variants["ours"]}, rounds=0)["ours"].first
-            rows[task] = _row(timed) | {"first_call_again": again}
-            print(f"{task}: {_told(rows[task])}", flush=True)
-    command = f"python -m experiments.benchmarks.unet --rounds={chosen.rounds}"
-    command += f" --only={chosen.only}" if tasks != [*TASKS] else ""
-    found = {**about(command), **sd_shaped.describe(weights, SIZES), "rows": rows}
-    files.write_text(chosen.out, json.dumps(found, indent=1) + "\n")
-    if any(row["times_faster"] for row in rows.values()):
+            rows[task] = compared(timed) | {"first_call_again": again}
+            print(f"{task}: {_line(rows[task])}", flush=True)
+            files.write_text(chosen.out, json.dumps(found, indent=1) + "\n")
+    if _THERE:
         plotting.save_figure(chosen.out.with_suffix(".png"), draw(rows))
 
 
-def draw(rows: dict[str, Any]) -> Figure:
+def compared(timed: Mapping[str, Timed]) -> dict[str, Any]:
+    """Seconds, first calls and ratios of one task."""
+    ours = timed["ours"]
+    faster = {name: ours.times_faster_than(x) for name, x in timed.items() if name != "ours"}
+    return {
+        "rounds": len(ours.seconds),
+        "seconds": {name: found.median for name, found in timed.items()},
+        "first_call": {name: found.first for name, found in timed.items()},
+        "peak_gigabytes": {name: found.peak_gigabytes for name, found in timed.items()},
+        "times_faster": faster,
+        "best_other": min(faster, key=lambda name: faster[name]["ratio"]) if faster else None,
+    }
+
+
+def draw(rows: Mapping[str, Any]) -> Figure:
     """How many times faster ours is than each other variant, task by task."""
-    figure = Figure(figsize=(7.0, 3.2), layout="constrained")
-    axes = figure.add_subplot()
-    bars = [(task, name) for task, row in rows.items() for name in row["times_faster"]]
-    for y, (task, name) in enumerate(reversed(bars)):
-        found = rows[task]["times_faster"][name]
-        spread = [[found["ratio"] - found["low"]], [found["high"] - found["ratio"]]]
-        axes.barh(y, found["ratio"], xerr=spread, color="#2a6f97", ecolor="#999999", height=0.7)
-    axes.axvline(1, color="#444444", linewidth=1)
-    axes.set_yticks(
-        range(len(bars)), [f"{task}, diffusers {name}" for task, name in reversed(bars)]
-    )
-    axes.set_xlabel("times faster than diffusers; the middle half of the rounds")
-    for side in ("top", "right"):
-        axes.spines[side].set_visible(False)
+    cells = [
+        Cell(task, found["ratio"], TIMES_FASTER, f"diffusers {name}", found["low"], found["high"])
+        for task, row in rows.items()
+        for name, found in row["times_faster"].items()
+    ]
+    figure = Figure(figsize=(7.5, 0.8 + 0.27 * len(cells)), layout="constrained")
+    overview.draw_bars(figure.add_subplot(), overview.bars([cell._asdict() for cell in cells]))
     return figure
 
 
+def _arguments() -> argparse.Namespace:
+    parser = options.parser(__doc__, RESULT)
+    told = "of sampling; five times as many forward, three of training"
+    parser.add_argument("--rounds", type=options.count, default=5, help=told)
+    parser.add_argument("--only", type=options.some_of([*TASKS]), default=",".join(TASKS))
+    chosen = parser.parse_args()
+    if chosen.out == RESULT and chosen.only != [*TASKS]:
+        parser.error(f"{RESULT.name} is of all tasks: give --out for a record of some")
+    if chosen.out == RESULT and not _THERE:
+        parser.error(
+            f"{RESULT.name} compares with torch and diffusers: pip install '.[parity]' for them, "
+            "or give --out for a record without"
+        )
+    return chosen
+
+
 def _variants(task: str, folder: Path) -> dict[str, Make]:
-    variants: dict[str, Make] = {
-        "ours": functools.partial(_ours, task, folder),
-    }
-    if importlib.util.find_spec("diffusers") and importlib.util.find_spec("torch"):
-        for name in in_torch.VARIANTS:
-            variants[name] = functools.partial(getattr(in_torch, task), name, folder, SIZES)
+    variants: dict[str, Make] = {"ours": functools.partial(_ours, task, folder)}
+    for name in in_torch.VARIANTS if _THERE else ():
+        variants[name] = functools.partial(getattr(in_torch, task), name, folder, SIZES)
     return variants
 
 
@@ -91,30 +109,15 @@ def _ours(task: str, folder: Path) -> Run:
     return getattr(in_jax, task)(folder, SIZES)
 
 
-def _row(timed: dict[str, Timed]) -> dict[str, Any]:
-    """Seconds, first calls and ratios of one task."""
-    ours = timed["ours"]
-    others = {name: found for name, found in timed.items() if name != "ours"}
-    return {
-        "seconds": {name: found.median for name, found in timed.items()},
-        "first_call": {name: found.first for name, found in timed.items()},
-        "peak_gigabytes": {name: found.peak_gigabytes for name, found in timed.items()},
-        "times_faster": {name: ours.times_faster_than(found) for name, found in others.items()},
-        "best_other": min(others, key=lambda name: others[name].median) if others else None,
-    }
-
-
-def _told(row: dict[str, Any]) -> str:
+def _line(row: Mapping[str, Any]) -> str:
     took = ", ".join(
-        f"{name} {seconds:.2f} s (first {row['first_call'][name]:.0f} s, "
+        f"{name} {seconds:.2f} s (first {row['first_call'][name]:.1f} s, "
         f"{row['peak_gigabytes'][name]:.1f} GB)"
         for name, seconds in row["seconds"].items()
     )
-    took += f", ours again {row['first_call_again']:.0f} s"
-    if not row["best_other"]:
-        return f"{took}; torch and diffusers are not installed"
-    best = row["times_faster"][row["best_other"]]
-    return f"{took}; {best['ratio']:.2f} [{best['low']:.2f}, {best['high']:.2f}] times faster"
+    took += f", ours again {row['first_call_again']:.1f} s"
+    best = row["best_other"]
+    return f"{took}; {told(row['times_faster'][best])} times faster than {best}" if best else took
 
 
 if __name__ == "__main__":
