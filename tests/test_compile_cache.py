@@ -19,11 +19,11 @@ print(len(hits))
 """
 
 
-def _start(home: Path, **environment: str) -> tuple[str, int]:
+def _start(home: Path, program: str = PROGRAM, **environment: str) -> tuple[str, int]:
     """What a process that compiles something says: the folder, and how often it was there."""
     kept = {name: value for name, value in os.environ.items() if "CACHE" not in name}
     done = subprocess.run(
-        [sys.executable, "-c", PROGRAM], text=True, capture_output=True, check=True,
+        [sys.executable, "-c", program], text=True, capture_output=True, check=True,
         env=kept | {"HOME": str(home)} | environment,
     )  # fmt: skip
     folder, hits = done.stdout.split()
@@ -42,6 +42,25 @@ def test_the_users_own_settings_come_first(tmp_path: Path) -> None:
     assert _start(tmp_path, **chosen)[0] == "None"
     assert _start(tmp_path, JAX_ENABLE_COMPILATION_CACHE="false")[0] == "None"
     assert not (tmp_path / ".cache").exists()
+
+
+def test_single_settings_of_the_users_stay(tmp_path: Path) -> None:
+    settings = {
+        "JAX_COMPILATION_CACHE_MAX_SIZE": "1000000",
+        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "30",
+    }
+    asked = "print(jax.config.jax_compilation_cache_max_size)"
+    assert (
+        _start(tmp_path, program=PROGRAM.replace("print(len(hits))", asked), **settings)[1] == 1e6
+    )
+    assert _start(tmp_path, **settings) == _start(tmp_path, **settings)  # nothing took 30 s
+    assert _start(tmp_path, **settings)[1] == 0
+
+
+def test_no_home_is_no_error(tmp_path: Path) -> None:
+    """As in a container whose user has no entry in passwd."""
+    nobody = "import pathlib\ndef home():\n    raise RuntimeError\npathlib.Path.home = home\n"
+    assert _start(tmp_path, program=nobody + PROGRAM) == ("None", 0)
 
 
 def test_a_home_that_cannot_be_written_to_is_no_error(tmp_path: Path) -> None:

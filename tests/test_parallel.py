@@ -16,6 +16,7 @@ from two_hosts import BATCH, SHAPES, WAYS
 
 from zsnr_jax import digests, parallel
 from zsnr_jax.errors import UsageError
+from zsnr_jax.train import optimizer
 
 SCRIPT = Path(__file__).parent / "two_hosts.py"
 
@@ -52,6 +53,14 @@ def test_a_step_takes_what_it_returns_without_being_compiled_again(mode: str) ->
     assert len(traces) == 1 and int(state["step"]) == 3
 
 
+def test_a_pmap_of_some_devices_is_refused(monkeypatch) -> None:
+    placement = parallel.make_placement("pmap", devices=jax.devices()[:1])
+    monkeypatch.setattr(jax, "device_count", lambda: 4)
+    for place in (placement.step, placement.probe):
+        with pytest.raises(UsageError, match="on all 4 devices, and this placement has 1: make it"):
+            place(lambda state, batches: (state, {}))
+
+
 def test_the_hardware_is_told_in_words() -> None:
     if jax.default_backend() == "cpu":
         assert parallel.describe() == f"{jax.device_count()} x CPU"
@@ -82,6 +91,10 @@ def test_a_mesh_that_cannot_be_laid_is_refused_in_one_sentence(case: str) -> Non
     with pytest.raises(UsageError, match=f"^{message}") as told:
         parallel.make_placement(*arguments, devices=jax.devices()[:1] * 8)
     assert str(told.value).count("\n") == 0 and str(told.value).endswith(".")
+
+
+def test_what_is_left_whole_is_what_an_update_joins() -> None:
+    assert parallel._SMALL == optimizer._SHORT  # or it would be gathered for that
 
 
 SLICED = {  # shape -> how it lies on four shards

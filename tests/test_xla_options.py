@@ -48,6 +48,11 @@ def test_the_users_choice_comes_first(monkeypatch: pytest.MonkeyPatch) -> None:
     assert os.environ["XLA_FLAGS"] == chosen
 
 
+def test_a_file_of_flags_stays_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XLA_FLAGS", "/etc/flags.txt")  # XLA reads what does not begin by -- as one
+    assert not xla_options.tune_for_cpus() and os.environ["XLA_FLAGS"] == "/etc/flags.txt"
+
+
 @on_measured
 def test_other_flags_stay(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XLA_FLAGS", "--xla_force_host_platform_device_count=8")

@@ -207,6 +207,7 @@ class Placement:
         reduced over `axis_name`.
         """
         if self.mode == "pmap":
+            self._require_all_devices()
             placed = jax.pmap(
                 step, axis_name=AXIS, in_axes=(None, 1), out_axes=None, donate_argnums=0
             )
@@ -243,6 +244,7 @@ class Placement:
     def probe(self, probe: Callable[..., Any]) -> Callable[[Any, Any], Any]:
         """Place (state, batch) -> one value; the state is kept, and the rows are this host's."""
         if self.mode == "pmap":
+            self._require_all_devices()
             placed = jax.pmap(probe, axis_name=AXIS, in_axes=(None, 0), out_axes=None)
             return lambda state, batch: placed(state, split_rows(batch))
         placed = jax.jit(probe)
@@ -266,6 +268,14 @@ class Placement:
     def row_sharding(self, axis: int = 0) -> NamedSharding:
         """Rows at `axis`, evenly over all devices."""
         return NamedSharding(self.mesh, P(*[None] * axis, self.mesh.axis_names))
+
+    def _require_all_devices(self) -> None:
+        """A pmap of some would leave its rows to the others as well, and reduce nothing."""
+        if self.num_devices != jax.device_count():
+            raise UsageError(
+                f"by pmap a step runs on all {jax.device_count()} devices, and this placement has "
+                f"{self.num_devices}: make it of all, or by fsdp."
+            )
 
     def _sharded(self, step: Callable[[Any, Any], Any]) -> Callable[[Any, Any], Any]:
         def sharded(state: Any, batches: Any) -> Any:

@@ -31,7 +31,7 @@ def listen() -> None:
     """Take the signals from now on, until `listen_on_all_hosts`."""
     for number in SIGNALS:
         signal.signal(number, _take)
-    atexit.register(_ignore)  # called last, since it is registered before all others
+    atexit.register(_ignore)  # called after those of JAX and Orbax, which are registered later
 
 
 def listen_on_all_hosts() -> None:

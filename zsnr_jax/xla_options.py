@@ -22,12 +22,13 @@ def tune_for_cpus() -> bool:
 
     What the user has set there comes first. Returns: whether anything was told.
     """
-    flags = os.environ.get("XLA_FLAGS", "")
+    flags = os.environ.get("XLA_FLAGS", "").strip()
     known = jaxlib.version.__version__.startswith(_MEASURED) and platform.machine() in (
         "x86_64",
         "AMD64",
     )
-    if not known or _KERNELS in flags:
+    names_a_file = flags and not flags.startswith("-")  # which has the flags, as XLA reads it
+    if not known or names_a_file or _KERNELS in flags:
         return False
     kinds = ",".join(f"LIBRARY_FUSION_TYPE_{kind}" for kind in _KINDS)
     os.environ["XLA_FLAGS"] = f"{flags} {_KERNELS}={kinds}".strip()

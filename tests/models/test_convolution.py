@@ -99,6 +99,14 @@ def test_of_doubled_pixels_gradients_are_slopes_too() -> None:
         _assert_near(got, wanted, 5e-5)
 
 
+def test_forward_mode_serves_too() -> None:
+    x, kernel, _ = _arrays(MANY)
+    along = np.random.default_rng(1).standard_normal(x.shape, np.float32)
+    apply = functools.partial(convolution.convolve, kernel=jnp.asarray(kernel))
+    slope = jax.jit(lambda x, along: jax.jvp(apply, (x,), (along,))[1])(x, along)
+    _assert_near(slope, _convolved(along, kernel), 5e-6)  # it is linear
+
+
 def _convolutions(apply, shape, dtype=jnp.float32, platform="cpu") -> int:
     """How many of XLA's convolutions a platform's program has."""
     batch, height, width, channels, features = shape

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from flax import linen as nn
 
+from zsnr_jax.models import layers
 from zsnr_jax.models.norm import GroupNorm, normalise
 
 
@@ -52,6 +53,24 @@ def test_it_stands_in_for_that_of_flax() -> None:
         for norm in (GroupNorm(3), nn.GroupNorm(3))
     ]
     assert texts[0].count("stablehlo.reduce") == texts[1].count("stablehlo.reduce")
+
+
+def test_flaxs_which_other_platforms_run_is_the_same() -> None:
+    x, scale, bias = map(jnp.asarray, _inputs(2, 4, 6, 12))
+    theirs = jnp.asarray(nn.GroupNorm(3).apply({"params": {"scale": scale, "bias": bias}}, x - 30))
+    np.testing.assert_allclose(normalise(x - 30, scale, bias, 3, 1e-6), theirs, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "norm, told",
+    [
+        (GroupNorm(3), "4 channels do not make 3 equal groups: take a multiple"),
+        (layers.GroupNorm(), "4 channels are not in groups of 8: take a multiple of 8"),
+    ],
+)
+def test_channels_that_make_no_groups_are_refused(norm: nn.Module, told: str) -> None:
+    with pytest.raises(ValueError, match=told):
+        norm.init(jax.random.key(0), jnp.zeros((1, 2, 2, 4)))
 
 
 def test_the_dtype_is_that_of_the_result_alone() -> None:

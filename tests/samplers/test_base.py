@@ -85,6 +85,21 @@ def test_coefficients_are_one_finite_entry_for_each_step(eta):
     assert c.noise[-1] == 0 and np.all((c.noise[:-1] > 0) == (eta > 0))
 
 
+@pytest.mark.parametrize("name", samplers.SAMPLERS)
+def test_every_rule_is_finite_to_its_last_step(name):
+    for levels in (LEVELS, LEVELS[:1]):
+        c = samplers.coefficients(samplers.SAMPLERS[name](), MENDED, levels)
+        assert all(np.all(np.isfinite(leaf)) for leaf in jax.tree.leaves(c.rule))
+
+
+def test_a_rule_that_is_not_finite_is_refused():
+    """Beside a step that is taken it would make gradients nan, though not the sample."""
+    rule = lambda path: (0 * path.alpha, np.append(0 * path.alpha[1:], np.inf))  # noqa: E731
+    step = lambda now, memory, c, look: (now[0] * c.rule, memory)  # noqa: E731
+    with pytest.raises(UsageError, match="the rule of mine is not finite .*also for the last"):
+        samplers.coefficients(samplers.Sampler("mine", rule, step), MENDED, LEVELS)
+
+
 @jax.jit
 def watched(coefficients):
     """Run a sampler whose network says 0, so that only noise is carried; return nothing of it."""

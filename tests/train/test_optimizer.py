@@ -10,12 +10,14 @@ import optax
 import pytest
 
 from zsnr_jax.errors import UsageError
+from zsnr_jax.train.muon import make_muon
 from zsnr_jax.train.optimizer import (
     Optimizer,
     global_norm,
     learning_rate_schedule,
     make_optimizer,
 )
+from zsnr_jax.train.state import init_state, update_ema
 
 TRUE = jnp.asarray(True)
 
@@ -93,6 +95,32 @@ def test_five_updates_are_those_of_optax(clip_norm: float, weight_decay: float) 
         found = ours.update(grads, norm, TRUE, found[1], found[0])
         expected = theirs.update(grads, norm, TRUE, expected[1], expected[0])
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=2e-6), found, expected)
+
+
+@pytest.mark.parametrize("make", [make_optimizer, make_muon])
+@pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float32])
+def test_a_state_keeps_its_dtypes(make: Any, dtype: Any) -> None:
+    optimizer = make(optax.constant_schedule(0.1), **OPTIONS)
+    params = {"conv": jnp.ones((3, 3, 2, 2), dtype), "dense": jnp.ones((2, 2), dtype)}
+    state = init_state(params, optimizer)
+    after, kept = optimizer.update(params, global_norm(params), TRUE, state.opt_state, params)
+    mean = update_ema(params, after, state.updates, 0.9)
+    dtypes = lambda tree: jax.tree.map(lambda x: x.dtype, tree)  # noqa: E731
+    assert dtypes((after, kept, mean)) == dtypes((params, state.opt_state, params))
+
+
+def test_in_float64_updates_are_those_of_optax() -> None:
+    with jax.enable_x64(True):
+        params, grads = (
+            jax.tree.map(lambda x: jnp.asarray(x, jnp.float64), tree) for tree in (PARAMS, GRADS)
+        )
+        rule = Optimizer.of(optax.adamw(0.1, 0.9, 0.999, weight_decay=0.0))
+        ours = make_optimizer(optax.constant_schedule(0.1), **OPTIONS | {"b2": 0.999})
+        found, wanted = (
+            optimizer.update(grads, global_norm(grads), TRUE, optimizer.init(params), params)[0]
+            for optimizer in (ours, rule)
+        )
+        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-12), found, wanted)
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf])

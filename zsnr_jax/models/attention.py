@@ -29,11 +29,14 @@ _FEW = 2**17  # weights of a head, up to which all heads are taken at once
 def attention(
     query: jax.Array, key: jax.Array, value: jax.Array, *, is_causal: bool = False
 ) -> jax.Array:
-    """Mix values by softmax(query key^T / sqrt(D)), which is computed in float32 or wider.
+    """Mix values by softmax(query key^T / sqrt(D)), in float32; on CPUs float64 stays float64.
 
-    Args: query [B, N, heads, D]; key, value [B, M, heads, D]. is_causal: token i sees 0..i only.
+    Args: query [B, N, heads, D]; key, value [B, M, heads, D]. is_causal: token i sees 0..i only, by
+      JAX's own, in float32 whatever the dtype.
     Returns: [B, N, heads, D], of the query's dtype.
-    The choice is made when a program is compiled, for the platform it is compiled for.
+    The choice is made when a program is compiled, for the platform it is compiled for; cuDNN's
+    kernel is among the choices where this host has cuDNN. On CPUs the gradient is written out:
+    jax.grad and jax.vjp serve, and forward mode, jax.jvp, does not.
     """
     by_jax = functools.partial(jax.nn.dot_product_attention, is_causal=is_causal)
     if is_causal:  # text alone, of few tokens

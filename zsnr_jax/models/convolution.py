@@ -72,11 +72,11 @@ def _doubled_by_xla(x: jax.Array, kernel: jax.Array) -> jax.Array:
 def _on_cpu(quick: Callable[..., jax.Array], other: Callable[..., jax.Array]) -> Any:
     """`quick` on CPUs, but `other` where a gradient is taken, and elsewhere."""
 
-    @jax.custom_vjp
+    @jax.custom_jvp
     def apply(x: jax.Array, kernel: jax.Array) -> jax.Array:
         return jax.lax.platform_dependent(x, kernel, cpu=quick, default=other)
 
-    apply.defvjp(functools.partial(jax.vjp, other), lambda pull, g: pull(g))
+    apply.defjvp(functools.partial(jax.jvp, other))
     return apply
 
 

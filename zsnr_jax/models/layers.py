@@ -32,7 +32,11 @@ class GroupNorm(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
-        """x [B, H, W, C], 8 divides C -> the same shape."""
+        """x [B, H, W, C] -> the same shape. Raises: ValueError where 8 does not divide C."""
+        if x.shape[-1] % 8:
+            raise ValueError(
+                f"{x.shape[-1]} channels are not in groups of 8: take a multiple of 8."
+            )
         return norm.GroupNorm(x.shape[-1] // 8, dtype=self.dtype, name="groups")(x)
 
 

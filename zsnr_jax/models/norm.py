@@ -29,10 +29,14 @@ class GroupNorm(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
-        """x [B, ..., C], `groups` divides C -> the same shape."""
+        """x [B, ..., C] -> the same shape. Raises: ValueError where `groups` does not divide C."""
+        if x.shape[-1] % self.groups:
+            raise ValueError(
+                f"{x.shape[-1]} channels do not make {self.groups} equal groups: "
+                "take a multiple of that."
+            )
         scale = self.param("scale", nn.initializers.ones, (x.shape[-1],))
         bias = self.param("bias", nn.initializers.zeros, (x.shape[-1],))
-
         return _by_platform(x, scale, bias, self.groups, self.epsilon, self.dtype)
 
 

@@ -86,7 +86,8 @@ def coefficients(
         checks that.
       final_level: the level the sample ends at; 0 is clean data.
     Returns: a pytree of NumPy arrays [S]; equal S means equal shapes, hence one compilation.
-    Raises: UsageError for levels that do not decrease or leave the range.
+    Raises: UsageError for levels that do not decrease or leave the range, and for a rule that is
+      not finite; for the last step, too, which is not taken, but is computed beside what is.
     """
     levels, T = np.asarray(timesteps), schedule.num_steps
     if levels.ndim != 1 or levels.size == 0 or not np.issubdtype(levels.dtype, np.integer):
@@ -105,6 +106,11 @@ def coefficients(
     noise, rule = sampler.rule(path)
     noise = np.append(noise[:-1], 0.0)  # the last step is deterministic
     numbers = jax.tree.map(np.float32, (path.alpha_next, path.sigma_next, noise, rule))
+    if not all(np.all(np.isfinite(x)) for x in jax.tree.leaves(numbers)):
+        raise UsageError(
+            f"the rule of {sampler.name} is not finite on this path: let it return finite numbers "
+            "for every step, also for the last, which is first order whatever the rule."
+        )
     return Coefficients(np.int32(levels[:-1]), np.int32(levels[1:]), *numbers)
 
 

@@ -72,7 +72,7 @@ def make_muon(
     ) -> tuple[optax.Params, MuonState]:
         rate = learning_rate(state.count)
         factors = factors_of(applied, norm, state.count, rate, b1, b2, clip_norm)
-        after_next = (state.count + 2).astype(jnp.float32)
+        after_next = (state.count + 2).astype(float)
         ahead = b1 / (1 - b1**after_next), (1 - b1) / factors.m_bias
 
         def update_one(p: jax.Array, g: jax.Array, m: jax.Array, v: Any) -> Any:
@@ -98,7 +98,7 @@ def _is_convolutions(x: jax.Array) -> bool:
 def _update_kernel(
     factors: Factors,
     ahead: tuple[jax.Array, jax.Array],
-    decay: jax.Array,
+    decay: jax.typing.ArrayLike,
     p: jax.Array,
     g: jax.Array,
     m: jax.Array,
@@ -108,7 +108,7 @@ def _update_kernel(
     matrix = (ahead[0] * m + ahead[1] * g).reshape(-1, m.shape[-1])
     length = _LENGTH * max(matrix.shape) ** 0.5
     step = length * orthogonal(matrix).reshape(p.shape)
-    return p - factors.rate * (step + decay * p), m
+    return (p - factors.rate * (step + decay * p)).astype(p.dtype), m
 
 
 def orthogonal(matrix: jax.Array) -> jax.Array:

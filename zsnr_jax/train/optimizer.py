@@ -142,7 +142,7 @@ def factors_of(
     clip_norm: float,
 ) -> Factors:
     """Those of the update after `count` others, at a learning rate, by a gradient of this norm."""
-    nth = (count + 1).astype(jnp.float32)
+    nth = (count + 1).astype(float)
     return Factors(
         applied=applied,
         clip=jnp.minimum(1, clip_norm / norm) if clip_norm else jnp.ones(()),
@@ -164,19 +164,24 @@ def decay_of(p: jax.Array, weight_decay: float) -> float:
 def next_mean(factors: Factors, g: jax.Array, m: jax.Array) -> tuple[jax.Array, jax.Array]:
     """A gradient as it counts, clipped or not at all, and the mean of gradients after it."""
     g = jnp.where(factors.applied, g * factors.clip, 0)
-    return g, factors.m_old * m + factors.m_new * g
+    return g, (factors.m_old * m + factors.m_new * g).astype(m.dtype)
 
 
 # Traced once a shape: a network has many arrays alike.
 @jax.jit
 def update_array(
-    factors: Factors, decay: jax.Array, p: jax.Array, g: jax.Array, m: jax.Array, v: jax.Array
+    factors: Factors,
+    decay: jax.typing.ArrayLike,
+    p: jax.Array,
+    g: jax.Array,
+    m: jax.Array,
+    v: jax.Array,
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
     """The next parameter and moments, each of the old one and of what is new already."""
     g, m = next_mean(factors, g, m)
-    v = factors.v_old * v + factors.v_new * g * g
+    v = (factors.v_old * v + factors.v_new * g * g).astype(v.dtype)
     step = (m / factors.m_bias) / (jnp.sqrt(v / factors.v_bias) + _EPSILON)
-    return p - factors.rate * (step + decay * p), m, v
+    return (p - factors.rate * (step + decay * p)).astype(p.dtype), m, v
 
 
 def global_norm(tree: optax.Updates) -> jax.Array:

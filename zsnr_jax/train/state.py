@@ -54,4 +54,5 @@ def update_ema(
     forgotten soon. Where no update was applied, the average stays, too.
     """
     d = jnp.minimum(decay, (1 + updates) / (10 + updates))
-    return optax.incremental_update(params, ema_params, jnp.where(applied, 1 - d, 0))
+    moved = optax.incremental_update(params, ema_params, jnp.where(applied, 1 - d, 0))
+    return jax.tree.map(lambda new, old: new.astype(old.dtype), moved, ema_params)
