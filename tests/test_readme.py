@@ -11,11 +11,13 @@ import pytest
 from test_configs import recipe
 
 from experiments import readme
+from experiments.benchmarks import collect
 from zsnr_jax.config import to_json
 from zsnr_jax.files import flatten
 
 ROOT = Path(__file__).parents[1]
-PAGES = [ROOT / "README.md", *sorted((ROOT / "configs").glob("*.py"))]
+BENCHMARKS = ROOT / "experiments" / "benchmarks" / "README.md"
+PAGES = [ROOT / "README.md", BENCHMARKS, *sorted((ROOT / "configs").glob("*.py"))]
 README = (ROOT / "README.md").read_text()
 
 
@@ -54,6 +56,13 @@ def test_a_command_names_what_there_is(command: list[str]) -> None:
 def test_links_and_pictures_lead_somewhere() -> None:
     for target in re.findall(r"\]\(([^)]+)\)", README):
         assert target.startswith("https://") or (ROOT / target).exists(), target
+    for target in re.findall(r"\]\(([^)]+)\)", BENCHMARKS.read_text()):
+        assert (BENCHMARKS.parent / target).exists(), target
+
+
+def test_every_benchmark_is_told_of() -> None:
+    told = re.findall(r"^\| `(\w+)` \|", BENCHMARKS.read_text(), re.MULTILINE)
+    assert sorted(told) == sorted(collect.READERS)
 
 
 def test_the_snippets_run_and_say_what_the_text_says(capsys: pytest.CaptureFixture) -> None:
