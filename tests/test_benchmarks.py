@@ -1,13 +1,14 @@
 """Benchmarks: that they run, in turn; what they find is not for tests."""
 
 import functools
+import itertools
 import time
 from pathlib import Path
 
 import pytest
 
 from experiments.benchmarks import in_jax, layers, sd_shaped, unet
-from experiments.benchmarks.turns import Timed, in_turn
+from experiments.benchmarks.turns import Run, Timed, in_turn
 from zsnr_jax import architectures
 
 
@@ -43,6 +44,16 @@ def test_ratios_are_of_neighbours_in_time() -> None:
     assert found == {"ratio": 3.0, "low": 2.5, "high": 3.5}
     one_round = Timed(9.0, [1.0], 1.0).times_faster_than(Timed(9.0, [3.0], 1.0))
     assert one_round == {"ratio": 3.0, "low": 3.0, "high": 3.0}
+
+
+def _wait() -> Run:
+    times = itertools.count()
+    return lambda: time.sleep(0.5 if next(times) in (0, 2) else 0.1)
+
+
+def test_a_turn_of_several_calls_tells_the_seconds_of_one() -> None:
+    timed = in_turn({"a": _wait}, rounds=1, calls=3)["a"]
+    assert 0.5 <= timed.first < 0.9 and (0.7 / 3) <= timed.median < 0.5
 
 
 def _hold(megabytes: int):

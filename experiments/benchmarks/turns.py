@@ -66,9 +66,10 @@ class Timed(NamedTuple):
         return {"ratio": found.pop("median"), **found}
 
 
-def in_turn(variants: Mapping[str, Make], rounds: int) -> dict[str, Timed]:
+def in_turn(variants: Mapping[str, Make], rounds: int, calls: int = 1) -> dict[str, Timed]:
     """Time each variant once a round, for so many rounds after the first call of each.
 
+    Args: calls: one after another in a turn; the seconds are of one.
     Raises: OutOfMemory where one of them lacks it.
     """
     context = multiprocessing.get_context("spawn")
@@ -79,7 +80,7 @@ def in_turn(variants: Mapping[str, Make], rounds: int) -> dict[str, Timed]:
         told = {name: [_ask(pipe)] for name, pipe in pipes.items()}
         for i in tqdm(range(rounds), desc=" against ".join(variants), unit="round", leave=False):
             for name in reversed(pipes) if i % 2 else pipes:
-                told[name].append(_ask(pipes[name]))
+                told[name].append(_ask(pipes[name], calls))
     return {
         name: Timed(calls[0][0], [seconds for seconds, _ in calls[1:]], calls[-1][1])
         for name, calls in told.items()
@@ -123,9 +124,9 @@ def _worker(context: SpawnContext, make: Make) -> Iterator[Connection]:
         process.kill()
 
 
-def _ask(pipe: Connection) -> tuple[float, float]:
+def _ask(pipe: Connection, calls: int = 1) -> tuple[float, float]:
     """Seconds of a call, and gigabytes so far."""
-    pipe.send(None)
+    pipe.send(calls)
     return _receive(pipe)
 
 
@@ -147,20 +148,21 @@ def _serve(pipe: Connection, make: Make) -> None:
     pipe.send(None)
     while True:
         try:
-            pipe.recv()
+            calls = pipe.recv()
         except EOFError:
             return
         try:
-            pipe.send(_timed(run))
+            pipe.send(_timed(run, calls))
         except Exception as error:
             pipe.send(_refusal(error))
 
 
-def _timed(run: Run) -> tuple[float, float]:
+def _timed(run: Run, calls: int) -> tuple[float, float]:
     """Seconds of a call, and gigabytes so far."""
     start = time.perf_counter()
-    run()
-    seconds = time.perf_counter() - start
+    for _ in range(calls):
+        run()
+    seconds = (time.perf_counter() - start) / calls
     peak = run.peak_bytes() if isinstance(run, OnDevice) else peak_resident()
     return seconds, peak / 1e9
 
