@@ -9,6 +9,7 @@ from test_configs import recipe
 from zsnr_jax import build, guidance, randomness
 from zsnr_jax.apg import make_apg_denoise
 from zsnr_jax.errors import UsageError
+from zsnr_jax.models.unet import UNet
 from zsnr_jax.predictions import StatefulDenoise, make_denoise
 
 ROWS = jnp.array([0.5, -1.0]), jnp.zeros(2)  # condition and negative condition
@@ -155,3 +156,14 @@ def test_fresh_weights_are_those_of_flax():
     as_usual = jax.jit(run.model.init)(key, image, zeros, zeros)
     close = lambda ours, theirs: np.testing.assert_allclose(ours, theirs, rtol=1e-6)  # noqa: E731
     jax.tree.map(close, run.init_params(), as_usual)
+
+
+def test_the_network_is_traced_once_for_shapes_and_fresh_weights(monkeypatch):
+    traces = []
+    init = UNet.init
+    monkeypatch.setattr(UNet, "init", lambda *inputs: traces.append(inputs) or init(*inputs))
+    run = build.build(recipe("brightness", "smoke"))
+    shapes = run.state_shapes().params
+    params = run.init_params()
+    assert len(traces) == 1
+    assert jax.tree.map(np.shape, params) == jax.tree.map(np.shape, shapes)

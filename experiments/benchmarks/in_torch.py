@@ -8,7 +8,7 @@ from experiments.benchmarks import sd_shaped
 from experiments.benchmarks.sd_shaped import Setting, Sizes
 from experiments.benchmarks.turns import Run
 
-VARIANTS = ("eager", "channels_last", "compiled", "compiled_channels_last")
+VARIANTS = ("compiled", "compiled_channels_last", "channels_last", "eager")
 PLAIN = Setting()
 
 

@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -83,12 +84,17 @@ class ImageRun(common.Run):
 
     def param_shapes(self) -> Params:
         """Shapes of the parameters."""
-        return jax.eval_shape(self._make_params, self._init_key)
+        return jax.eval_shape(self._fresh, self._init_key)
 
     def init_params(self) -> Params:
         """Fresh parameters; a function of the seed."""
-        make = jax.jit(self._make_params, compiler_options=xla_options.of_a_program_run_once())
-        return make(self._init_key)
+        return self._fresh(self._init_key)
+
+    @functools.cached_property
+    def _fresh(self) -> Callable[[jax.Array], Params]:
+        """Makes parameters from a key; one function, so that it is traced once for all."""
+        options = xla_options.of_a_program_run_once()
+        return jax.jit(self._make_params, compiler_options=options)
 
     @property
     def _init_key(self) -> jax.Array:
