@@ -98,8 +98,7 @@ def _arguments() -> argparse.Namespace:
 
 
 def _variants(task: str, folder: Path) -> dict[str, Make]:
-    # First calls are in this order, and those that take minutes come first: where a kernel watches
-    # for memory that nobody uses (DAMON), a step was slower by a third ever after such a rest.
+    # First calls are in this order: those that take minutes come first, or others would rest as long.
     variants: dict[str, Make] = {
         name: functools.partial(getattr(in_torch, task), name, folder, SIZES)
         for name in (in_torch.VARIANTS if _THERE else ())
