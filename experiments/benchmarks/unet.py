@@ -98,7 +98,7 @@ def _arguments() -> argparse.Namespace:
 
 
 def _variants(task: str, folder: Path) -> dict[str, Make]:
-    # First calls are in this order: those that take minutes come first, or others would rest as long.
+    # First calls are in this order: those that take minutes first, or others would rest as long.
     variants: dict[str, Make] = {
         name: functools.partial(getattr(in_torch, task), name, folder, SIZES)
         for name in (in_torch.VARIANTS if _THERE else ())
