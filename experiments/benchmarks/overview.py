@@ -15,6 +15,7 @@ from zsnr_jax import plotting
 Row = Mapping[str, Any]
 _BAR, _WORDS = 0.24, 0.17  # inches of a line
 _COLUMNS = 2  # of words
+_FEW = 3  # times from the least to the most: too few for powers of 2
 
 
 class Bar(NamedTuple):
@@ -35,7 +36,7 @@ def draw(rows: Sequence[Row]) -> Figure:
     figure = Figure(figsize=(9.5, sum(heights)), layout="constrained")
     panels: Any = figure.subfigures(2, 1, height_ratios=heights)
     above, below = panels
-    draw_bars(above.add_subplot(), drawn)
+    draw_bars(above.add_subplot(), drawn, "; with points, all shapes of a layer")
     for column in range(_COLUMNS):
         _write(below.add_subplot(1, _COLUMNS, column + 1), rest, column)
     return figure
@@ -56,8 +57,11 @@ def _bar(name: str, rows: Sequence[Row]) -> Bar:
     return Bar(name, statistics.geometric_mean(values), low, high, values)
 
 
-def draw_bars(axes: Axes, drawn: Sequence[Bar]) -> None:
-    """On a log scale, on which twice as fast and half as fast are equally far from 1."""
+def draw_bars(axes: Axes, drawn: Sequence[Bar], also: str = "") -> None:
+    """On a log scale, on which twice as fast and half as fast are equally far from 1.
+
+    Args: also: what is to be said of the lines, beside what they are.
+    """
     theme = plotting.LIGHT
     for y, bar in enumerate(reversed(drawn)):
         colour = theme.samples if bar.value >= 1 else theme.flawed
@@ -77,16 +81,16 @@ def draw_bars(axes: Axes, drawn: Sequence[Bar]) -> None:
     axes.xaxis.set_minor_locator(NullLocator())
     axes.margins(x=0.08, y=0.01)
     axes.set_title("How many times faster is ours?", loc="left", weight="bold", color=theme.ink)
-    axes.set_xlabel(
-        "times faster\nlines: the middle half of the rounds; with points, all shapes of a layer"
-    )
+    axes.set_xlabel(f"times faster\nlines: the middle half of the rounds{also}")
     axes.spines[["top", "right", "left"]].set_visible(False)
     axes.tick_params(axis="y", length=0)
 
 
 def _ticks(drawn: Sequence[Bar]) -> list[float]:
-    """Powers of 2 around all that is drawn."""
+    """Powers of 2 around all that is drawn, or quarters where that is little."""
     ends = [x for bar in drawn for x in (bar.value, bar.low, bar.high) if x] + [1]
+    if max(ends) < _FEW * min(ends):
+        return [k / 4 for k in range(math.floor(4 * min(ends)), math.ceil(4 * max(ends)) + 1)]
     low, high = math.floor(math.log2(min(ends))), math.ceil(math.log2(max(ends)))
     return [2.0**k for k in range(low, high + 1)]
 

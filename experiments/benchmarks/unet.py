@@ -72,7 +72,7 @@ def compared(timed: Mapping[str, Timed]) -> dict[str, Any]:
 def draw(rows: Mapping[str, Any]) -> Figure:
     """How many times faster ours is than each other variant, task by task."""
     cells = [
-        Cell(task, found["ratio"], TIMES_FASTER, f"diffusers {name}", found["low"], found["high"])
+        Cell(task, found["ratio"], TIMES_FASTER, _spelt(name), found["low"], found["high"])
         for task, row in rows.items()
         for name, found in row["times_faster"].items()
     ]
@@ -109,6 +109,10 @@ def _variants(task: str, folder: Path) -> dict[str, Make]:
 def _ours(task: str, folder: Path) -> Run:
     compile_cache.keep_programs()
     return getattr(in_jax, task)(folder, SIZES)
+
+
+def _spelt(variant: str) -> str:
+    return f"diffusers, {variant.replace('compiled_', 'compiled, ').replace('_', ' ')}"
 
 
 def _line(row: Mapping[str, Any]) -> str:
