@@ -79,10 +79,10 @@ def run(names: list[str], out: Path, other: Path | None, quick: bool) -> list[st
 
 def arguments(name: str, out: Path, other: Path | None, quick: bool) -> list[str]:
     """The command of one."""
-    options = [f"--out={out.resolve() / name}.json", *(BENCHMARKS[name] if quick else [])]
+    told = [f"--out={out.resolve() / name}.json", *(BENCHMARKS[name] if quick else [])]
     if name == "main_job" and other is not None:
-        options.append(f"--other={other.resolve()}")
-    return [sys.executable, "-m", f"experiments.benchmarks.{name}", *options]
+        told.append(f"--other={other.resolve()}")
+    return [sys.executable, "-m", f"experiments.benchmarks.{name}", *told]
 
 
 def write(rows: list[dict[str, Any]], out: Path) -> None:

@@ -12,11 +12,13 @@ import collections
 import importlib.util
 import json
 import math
+import os
 import re
 import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -88,23 +90,25 @@ def _runs(rounds: int) -> dict[str, list[float]]:
     took: dict[str, list[float]] = {"cold": [], "warm": []}
     for _ in tqdm(range(rounds), desc="runs, cold and warm", unit="round"):
         with tempfile.TemporaryDirectory() as folder:
+            alone = apart.environment(Path(folder))
             for name, seconds in took.items():
                 workdir = f"--workdir={folder}/{name}"
-                seconds.append(_seconds(*_SMOKE, workdir, folder=Path(folder)))
+                seconds.append(_seconds(*_SMOKE, workdir, environment=alone))
     return took
 
 
-def _seconds(*arguments: str, folder: Path = ROOT) -> float:
+def _seconds(*arguments: str, environment: Mapping[str, str] | None = None) -> float:
     start = time.perf_counter()
-    _run(*arguments, folder=folder)
+    _run(*arguments, environment=environment)
     return time.perf_counter() - start
 
 
-def _run(*arguments: str, folder: Path = ROOT) -> str:
-    """A new Python. Args: folder: of compiled programs. Returns: what it says on stderr."""
+def _run(*arguments: str, environment: Mapping[str, str] | None = None) -> str:
+    """A new Python, in this environment or, on CPUs, its own. Returns: what it says on stderr."""
     done = subprocess.run(
         [sys.executable, *arguments],
-        cwd=ROOT, env=apart.environment(folder), text=True, capture_output=True,
+        cwd=ROOT, env=environment or {**os.environ, "JAX_PLATFORMS": "cpu"}, text=True,
+        capture_output=True,
     )  # fmt: skip
     if done.returncode and "--help" not in arguments:  # after which absl exits with 1
         raise SystemExit(f"error: {' '.join(arguments)} failed: {done.stderr.strip()[-300:]}")

@@ -20,8 +20,7 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
-from experiments.benchmarks import apart, in_jax, in_torch, options, overview, sd_shaped
-from experiments.benchmarks.collect import TIMES_FASTER, Cell
+from experiments.benchmarks import apart, collect, in_jax, in_torch, options, overview, sd_shaped
 from experiments.benchmarks.sd_shaped import Sizes
 from experiments.benchmarks.spread import told
 from experiments.benchmarks.turns import Make, Run, Timed, about, in_turn
@@ -71,11 +70,7 @@ def compared(timed: Mapping[str, Timed]) -> dict[str, Any]:
 
 def draw(rows: Mapping[str, Any]) -> Figure:
     """How many times faster ours is than each other variant, task by task."""
-    cells = [
-        Cell(task, found["ratio"], TIMES_FASTER, _spelt(name), found["low"], found["high"])
-        for task, row in rows.items()
-        for name, found in row["times_faster"].items()
-    ]
+    cells = [cell for cell in collect.unet({"rows": rows}) if cell.unit == collect.TIMES_FASTER]
     figure = Figure(figsize=(7.5, 0.8 + 0.27 * len(cells)), layout="constrained")
     overview.draw_bars(figure.add_subplot(), overview.bars([cell._asdict() for cell in cells]))
     return figure
@@ -109,10 +104,6 @@ def _variants(task: str, folder: Path) -> dict[str, Make]:
 def _ours(task: str, folder: Path) -> Run:
     compile_cache.keep_programs()
     return getattr(in_jax, task)(folder, SIZES)
-
-
-def _spelt(variant: str) -> str:
-    return f"diffusers, {variant.replace('compiled_', 'compiled, ').replace('_', ' ')}"
 
 
 def _line(row: Mapping[str, Any]) -> str:
