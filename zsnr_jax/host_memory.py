@@ -28,7 +28,7 @@ def only_cpus() -> bool:
 
 
 def keep_freed_memory() -> bool:
-    """Keep it; before the first computation. What the user's environment says of malloc comes first.
+    """Keep it; before the first computation. What the environment says of malloc comes first.
 
     Only the main thread's heap can hold large arrays, so programs on one CPU run in the thread that
     calls them. Other threads keep heaps of their own: all in one, they wait for each other, and for

@@ -91,12 +91,12 @@ def _read(
 ) -> tuple[Callable[..., jax.Array], Params]:
     host_memory.keep_freed_memory()
     xla_options.tune_for_cpus()
-    unet = diffusers_io.read_network(
+    model, read, *_ = diffusers_io.read_network(
         folder, "unet", dtype=jnp.dtype(setting.dtype), remat=setting.remat
     )
 
     def network(params: Params, *inputs: jax.Array) -> jax.Array:
-        return jnp.asarray(unet.model.apply({"params": params}, *inputs))
+        return jnp.asarray(model.apply({"params": params}, *inputs))
 
-    params = jax.tree.map(lambda x: x.astype(weights, copy=False), unet.params)
-    return network, jax.device_put(params)
+    params = jax.tree.map(lambda x: x.astype(weights, copy=False), read)
+    return network, jax.device_put(params, may_alias=False)  # a step donates its own
